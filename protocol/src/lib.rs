@@ -1,1 +1,3 @@
-//! placeholder
+//! Wire forms only: Kafka frames and messages, record batch views.
+
+pub mod error;

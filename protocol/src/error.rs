@@ -1,0 +1,3 @@
+//! Kafka error codes.
+
+pub use kafka_protocol::ResponseError as ErrorCode;
