@@ -30,10 +30,12 @@ pub use self::stats::ShardStats;
 use crate::api::PartitionError;
 use crate::journal::{Entry, EntryKind, Journal, JournalError};
 use crate::log::FileCache;
+use crate::meta::Meta;
 use crate::meta::image::MetaImage;
 use crate::partition::Partition;
 use crate::planted::PlantedBug;
-use crate::types::{LeaderEpoch, NodeId, Offset, TopicPartition};
+use crate::topic_config::NodeDefaults;
+use crate::types::{LeaderEpoch, Lsn, NodeId, Offset, TopicPartition};
 
 /// Limits of a shard. Sizes are per shard.
 #[derive(Debug, Clone)]
@@ -82,11 +84,62 @@ pub struct Shard {
     /// A partition's right to flush was given back, or a flush ended.
     flush_ended: Notify,
     next_watch: Cell<u64>,
+    /// Set on shard 0, whose journal holds the metadata's log.
+    meta: RefCell<Option<Meta>>,
+    /// Deletions whose files are not gone yet, and the journal entry that says so.
+    deletions: RefCell<BTreeMap<TopicPartition, Lsn>>,
+    /// Set when the journal lost acknowledged entries and cannot tell of which partitions.
+    lost: RefCell<Option<String>>,
+    defaults: NodeDefaults,
     fault: RefCell<Option<String>>,
     stopping: Cell<bool>,
 }
 
+pub(crate) fn cell(partition: Partition) -> PartitionCell {
+    Rc::new(RefCell::new(partition))
+}
+
 impl Shard {
+    fn new(
+        index: usize,
+        shards: usize,
+        options: ShardOptions,
+        journal: Journal,
+        defaults: NodeDefaults,
+    ) -> Self {
+        Self {
+            index,
+            shards,
+            journal,
+            files: Rc::new(FileCache::new(options.open_files_max)),
+            options,
+            partitions: RefCell::default(),
+            image: RefCell::default(),
+            strays: RefCell::default(),
+            acks: AckQueue::default(),
+            parked: RefCell::default(),
+            scratch: RefCell::default(),
+            tail_bytes: Cell::new(0),
+            unflushed_bytes: Cell::new(0),
+            evictable: RefCell::default(),
+            flush_queue: RefCell::default(),
+            flush_wanted: Notify::new(),
+            flush_ended: Notify::new(),
+            next_watch: Cell::new(0),
+            meta: RefCell::default(),
+            deletions: RefCell::default(),
+            lost: RefCell::default(),
+            defaults,
+            fault: RefCell::default(),
+            stopping: Cell::new(false),
+        }
+    }
+
+    /// The metadata quorum's member, on shard 0.
+    pub fn meta(&self) -> Option<Meta> {
+        self.meta.borrow().clone()
+    }
+
     /// Which shard of the node this is.
     pub fn index(&self) -> usize {
         self.index
@@ -196,7 +249,7 @@ impl Shard {
         self.journal.wait_synced(lsn).await.map_err(|error| PartitionError::Offline(error.to_string()))?;
         if below_segments {
             log.truncate_to(end).await.map_err(|error| PartitionError::Offline(error.to_string()))?;
-            self.checkpoint(std::slice::from_ref(cell)).await;
+            self.checkpoint_now(std::slice::from_ref(cell));
         }
         Ok(())
     }
