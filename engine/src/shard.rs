@@ -50,6 +50,9 @@ pub struct ShardOptions {
     pub unflushed_bytes_max: usize,
     /// A partition with so much unflushed data is written to its segments.
     pub flush_chunk_bytes: usize,
+    /// A tail of at least this size is written to segments instead of being carried forward in the
+    /// journal.
+    pub carry_bytes_max: usize,
     /// Appended and not yet written to the journal: at this size produces wait.
     pub journal_queue_bytes_max: usize,
     /// Segment files held open.
