@@ -27,7 +27,7 @@ use crate::node_dir::{self, JournalPlan, NodeDirError};
 use crate::partition::state::PartitionState;
 use crate::recovery::RecoveredPartition;
 use crate::shard::start::{ReplaySink, segment_options};
-use crate::shard::{Shard, ShardOptions};
+use crate::shard::{Shard, ShardOptions, file_cache};
 use crate::topic_config::{NodeDefaults, TopicConfig};
 use crate::types::TopicPartition;
 
@@ -303,7 +303,7 @@ async fn flush_all(
     partitions: impl Iterator<Item = RecoveredPartition>,
     options: &EngineOptions,
 ) -> Result<Vec<PartitionState>, String> {
-    let files = Rc::new(FileCache::new(options.shard.open_files_max));
+    let files = FileCache::new(file_cache(&options.shard));
     let flushes = partitions.map(|partition| {
         let flush = flush_one(partition, options.clone(), Rc::clone(&files));
         task::spawn_join(Class::Serve, flush)

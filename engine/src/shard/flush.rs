@@ -81,7 +81,7 @@ impl Shard {
 
     /// A failed flush loses nothing: the batches are in the journal and in memory. A full disk is
     /// tried again when the journal wants room; anything else takes the partition out of service.
-    async fn flush_failed(&self, cell: &PartitionCell, error: &LogError) {
+    pub(super) async fn flush_failed(&self, cell: &PartitionCell, error: &LogError) {
         let target = cell.borrow().target();
         if error.is_disk_full() {
             tracing::warn!(partition = %target, %error, "no space to write segments");

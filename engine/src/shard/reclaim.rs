@@ -88,9 +88,7 @@ impl Shard {
             yield_if_needed().await;
         }
         self.carry_deletions(end);
-        if let Some(newest) = self.journal.last_appended() {
-            self.journal.wait_synced(newest).await?;
-        }
+        self.wait_appended().await?;
         assert!(self.partitions_needing(end).is_empty(), "a reclaimed journal file is needed by nobody");
         self.journal.release(end);
         Ok(true)
