@@ -202,13 +202,10 @@ async fn prepare(inner: &Rc<Inner>, spare: SpareFile) -> Result<(), JournalError
     };
     write_header(&file, &header).await.map_err(&failed)?;
     file.sync_data().await.map_err(&failed)?;
-    let PreparedFile { generation, .. } = inner.state.borrow_mut().next.insert(PreparedFile {
-        path: spare.path,
-        file,
-        generation: header.generation,
-        bytes: spare.bytes,
-    });
+    let generation = header.generation;
     tracing::debug!(generation, "journal file ready");
+    let prepared = PreparedFile { path: spare.path, file, generation, bytes: spare.bytes };
+    inner.state.borrow_mut().next = Some(prepared);
     Ok(())
 }
 
