@@ -10,4 +10,5 @@ pub mod journal;
 pub mod log;
 pub mod meta;
 pub mod planted;
+pub mod topic_config;
 pub mod types;

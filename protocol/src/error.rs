@@ -1,8 +1,3 @@
-<<<<<<< HEAD
-//! Kafka error codes.
-
-pub use kafka_protocol::ResponseError as ErrorCode;
-=======
 //! Kafka's error codes, as the protocol's guide numbers them.
 //!
 //! Owns the one list of codes that everything else maps its errors to. Holds no text of
@@ -259,4 +254,3 @@ mod tests {
         assert!(!ErrorCode::MessageTooLarge.is_retriable());
     }
 }
->>>>>>> protocol
