@@ -138,10 +138,7 @@ impl FileCache {
             let state = &mut *self.state.borrow_mut();
             state.clock += 1;
             let used = state.clock;
-            let slot = state
-                .slots
-                .entry(key)
-                .or_insert_with(|| Slot { segment: Rc::default(), used });
+            let slot = state.slots.entry(key).or_insert_with(|| Slot { segment: Rc::default(), used });
             state.by_use.remove(&slot.used);
             slot.used = used;
             let segment = Rc::clone(&slot.segment);
@@ -187,8 +184,7 @@ impl FileCache {
             let mut state = self.state.borrow_mut();
             let range = (log, Offset(i64::MIN))..=(log, Offset(i64::MAX));
             let bases: Vec<_> = state.slots.range(range).map(|((_, base), _)| *base).collect();
-            let readers: Vec<_> =
-                state.readers.extract_if(.., |(owner, _)| *owner == log).collect();
+            let readers: Vec<_> = state.readers.extract_if(.., |(owner, _)| *owner == log).collect();
             (bases, readers)
         };
         drop(readers);
@@ -198,10 +194,8 @@ impl FileCache {
     /// Takes the reader that waits at exactly this offset.
     pub(super) fn take_reader(&self, log: LogId, at: Offset) -> Option<Reader> {
         let mut state = self.state.borrow_mut();
-        let found = state
-            .readers
-            .iter()
-            .rposition(|(owner, reader)| *owner == log && reader.offset() == at)?;
+        let found =
+            state.readers.iter().rposition(|(owner, reader)| *owner == log && reader.offset() == at)?;
         Some(state.readers.remove(found).1)
     }
 

@@ -186,13 +186,7 @@ mod tests {
     #[test]
     fn another_partition_or_offset_is_refused() {
         let other = TopicPartition::new(header().target.topic, PartitionId(4));
-        assert!(matches!(
-            header().check(other, header().base_offset),
-            Err(HeaderError::Target { .. })
-        ));
-        assert!(matches!(
-            header().check(header().target, Offset(0)),
-            Err(HeaderError::BaseOffset { .. })
-        ));
+        assert!(matches!(header().check(other, header().base_offset), Err(HeaderError::Target { .. })));
+        assert!(matches!(header().check(header().target, Offset(0)), Err(HeaderError::BaseOffset { .. })));
     }
 }

@@ -78,8 +78,7 @@ pub(super) fn interval_bytes(index_interval_bytes: u64, segment_bytes: u64) -> u
 impl Index {
     /// The index of a segment without batches.
     pub(super) fn new(base: Offset, interval_bytes: u64) -> Self {
-        let start =
-            Entry { offset: base, position_bytes: HEADER_BYTES, max_before: MaxTimestamp::NONE };
+        let start = Entry { offset: base, position_bytes: HEADER_BYTES, max_before: MaxTimestamp::NONE };
         Self { entries: vec![start], covered: start, interval_bytes }
     }
 
@@ -123,8 +122,7 @@ impl Index {
         if self.covered.max_before.timestamp_ms < timestamp_ms {
             return None;
         }
-        let after =
-            self.entries.partition_point(|entry| entry.max_before.timestamp_ms < timestamp_ms);
+        let after = self.entries.partition_point(|entry| entry.max_before.timestamp_ms < timestamp_ms);
         Some(self.entries[after.saturating_sub(1)])
     }
 

@@ -78,11 +78,7 @@ async fn read_file(path: &Path) -> Bytes {
 /// Makes sure before a run's first write that the index file holds no entry beyond `bounds`:
 /// such an entry describes data of an earlier run that does not count. Synced, since data written
 /// from now on would otherwise meet it after a crash. Returns how many entries the file has.
-pub(super) async fn cut_file(
-    path: &Path,
-    header: &SegmentHeader,
-    bounds: Bounds,
-) -> io::Result<usize> {
+pub(super) async fn cut_file(path: &Path, header: &SegmentHeader, bounds: Bounds) -> io::Result<usize> {
     let bytes = read_file(path).await;
     if bytes.is_empty() {
         return Ok(0);

@@ -189,10 +189,7 @@ impl SegmentLog {
     ///
     /// # Errors
     /// As [`SegmentLog::read`].
-    pub async fn offset_for_time(
-        &self,
-        timestamp_ms: i64,
-    ) -> Result<Option<(Offset, i64)>, LogError> {
+    pub async fn offset_for_time(&self, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, LogError> {
         self.inner.offset_for_time(timestamp_ms).await
     }
 

@@ -99,10 +99,6 @@ impl Reader {
         self.offset
     }
 
-    /// Where the next batch begins in the file.
-    pub(super) fn position_bytes(&self) -> u64 {
-        self.position_bytes
-    }
 
     pub(super) fn segment_base(&self) -> Offset {
         self.segment.header.base_offset
@@ -136,12 +132,7 @@ impl Reader {
         Ok(Some(header))
     }
 
-    fn check_header(
-        &self,
-        header: &BatchHeader,
-        available: u64,
-        end: Offset,
-    ) -> Result<(), CorruptReason> {
+    fn check_header(&self, header: &BatchHeader, available: u64, end: Offset) -> Result<(), CorruptReason> {
         let needed = header.total_len() as u64;
         if header.base_offset != self.offset.0 {
             return Err(CorruptReason::Offset { found: Offset(header.base_offset) });
@@ -162,11 +153,7 @@ impl Reader {
     }
 
     /// The whole batch whose header [`Reader::peek`] just gave. Moves on behind it.
-    pub(super) async fn take(
-        &mut self,
-        header: &BatchHeader,
-        bounds: Bounds,
-    ) -> Result<Bytes, LogError> {
+    pub(super) async fn take(&mut self, header: &BatchHeader, bounds: Bounds) -> Result<Bytes, LogError> {
         let len = header.total_len();
         let bytes = self.bytes(len, bounds).await?;
         if !batch::crc_ok(&bytes) {
@@ -214,8 +201,7 @@ impl Reader {
             Some(ahead) if ahead.start == start => ahead.read,
             _ => self.start_read(start, wanted),
         };
-        let bytes =
-            read.await.map_err(LogError::io("reading a segment", &self.segment.path))?;
+        let bytes = read.await.map_err(LogError::io("reading a segment", &self.segment.path))?;
         let end = start + bytes.len() as u64;
         if end <= position_bytes {
             return Err(self.corrupt(CorruptReason::Short { len: end }));
@@ -251,9 +237,7 @@ impl Reader {
 
     /// The error for what is wrong at the position.
     pub(super) fn corrupt(&self, reason: CorruptReason) -> LogError {
-        let (path, position_bytes, offset) =
-            (self.segment.path.clone(), self.position_bytes, self.offset);
+        let (path, position_bytes, offset) = (self.segment.path.clone(), self.position_bytes, self.offset);
         Box::new(Corruption { path, position_bytes, offset, reason }).into()
     }
 }
-

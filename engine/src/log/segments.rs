@@ -195,12 +195,8 @@ impl Inner {
     }
 
     fn missing(&self, offset: Offset) -> LogError {
-        let corruption = Corruption {
-            path: self.dir.clone(),
-            position_bytes: 0,
-            offset,
-            reason: CorruptReason::Missing,
-        };
+        let corruption =
+            Corruption { path: self.dir.clone(), position_bytes: 0, offset, reason: CorruptReason::Missing };
         Box::new(corruption).into()
     }
 
@@ -230,13 +226,10 @@ impl Inner {
                 Err(self.missing(base))
             }
             Err(OpenError::Io(error)) => Err(LogError::io("opening a segment", &path)(error)),
-            Err(OpenError::Header(error)) => Err(Box::new(Corruption {
-                path,
-                position_bytes: 0,
-                offset: base,
-                reason: error.into(),
-            })
-            .into()),
+            Err(OpenError::Header(error)) => {
+                Err(Box::new(Corruption { path, position_bytes: 0, offset: base, reason: error.into() })
+                    .into())
+            }
         }
     }
 
@@ -294,8 +287,7 @@ impl Inner {
             {
                 // Either the data is bad there or the index is: the entry before tells.
                 let before = Offset(entry.offset.0 - 1);
-                let entry =
-                    self.with_index(&segment, |loaded| loaded.index.before_offset(before)).await?;
+                let entry = self.with_index(&segment, |loaded| loaded.index.before_offset(before)).await?;
                 self.scan_to(segment, entry, offset).await
             }
             result => result,
@@ -326,10 +318,7 @@ impl Inner {
 
     /// The header of the reader's next batch, going on to the next segment where one ends;
     /// nothing at the end of what is in the segments.
-    pub(super) async fn peek(
-        &self,
-        reader: &mut Reader,
-    ) -> Result<Option<(BatchHeader, Bounds)>, LogError> {
+    pub(super) async fn peek(&self, reader: &mut Reader) -> Result<Option<(BatchHeader, Bounds)>, LogError> {
         loop {
             let base = reader.segment_base();
             let bounds = self.bounds(base).ok_or_else(|| self.gone(base))?;
@@ -375,8 +364,7 @@ impl Inner {
         let truncations = self.state.borrow().truncations;
         let mut reader = self.reader_at(base, from).await?;
         let mut batches = Vec::new();
-        let collected =
-            self.collect(&mut reader, &mut batches, upto, max_bytes, at_least_one).await;
+        let collected = self.collect(&mut reader, &mut batches, upto, max_bytes, at_least_one).await;
         self.check_untouched(truncations)?;
         match collected {
             Ok(()) => self.files.keep_reader(self.id, reader),
@@ -450,12 +438,7 @@ impl Inner {
             let bounds = self.bounds(base)?;
             let is_active = base == at.segment_base;
             let has_data = !is_active || at.position_bytes > HEADER_BYTES;
-            has_data.then_some(SegmentInfo {
-                base,
-                end: bounds.end,
-                bytes: bounds.file_bytes,
-                is_active,
-            })
+            has_data.then_some(SegmentInfo { base, end: bounds.end, bytes: bounds.file_bytes, is_active })
         };
         Ok(self.bases_from(Offset(i64::MIN)).into_iter().filter_map(info).collect())
     }

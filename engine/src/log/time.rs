@@ -19,19 +19,15 @@ use crate::types::Offset;
 const RECORDS_BYTES_MAX: usize = 1 << 30;
 
 impl Inner {
-    pub(super) async fn offset_for_time(
-        &self,
-        timestamp_ms: i64,
-    ) -> Result<Option<(Offset, i64)>, LogError> {
+    pub(super) async fn offset_for_time(&self, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, LogError> {
         self.ensure_listed().await?;
         let (log_start, truncations) = self.start_of_search();
         for base in self.bases_from(log_start) {
             let Some(segment) = self.segment_with(base, timestamp_ms).await? else {
                 continue;
             };
-            let Some(from) = self
-                .with_index(&segment, |loaded| search_from(loaded, timestamp_ms, log_start))
-                .await??
+            let Some(from) =
+                self.with_index(&segment, |loaded| search_from(loaded, timestamp_ms, log_start)).await??
             else {
                 continue;
             };
@@ -99,10 +95,7 @@ impl Inner {
     }
 
     /// The reader's next batch, within its segment.
-    async fn next_in_segment(
-        &self,
-        reader: &mut Reader,
-    ) -> Result<Option<(BatchPlace, Bytes)>, LogError> {
+    async fn next_in_segment(&self, reader: &mut Reader) -> Result<Option<(BatchPlace, Bytes)>, LogError> {
         let Some(bounds) = self.bounds(reader.segment_base()) else {
             return Ok(None);
         };
@@ -148,11 +141,7 @@ impl Inner {
 }
 
 /// Where in a segment a search begins; nothing when the segment has no timestamp so large.
-fn search_from(
-    loaded: &Loaded,
-    timestamp_ms: i64,
-    log_start: Offset,
-) -> Result<Option<Entry>, LogError> {
+fn search_from(loaded: &Loaded, timestamp_ms: i64, log_start: Offset) -> Result<Option<Entry>, LogError> {
     let start = loaded.index.before_offset(log_start);
     match (loaded.index.before_time(timestamp_ms), &loaded.broken) {
         (Some(entry), _) if entry.offset < start.offset => Ok(Some(start)),

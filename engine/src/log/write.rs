@@ -74,10 +74,7 @@ pub(super) async fn flush(
     flushed.await.expect("the task answers before it ends")
 }
 
-pub(super) async fn truncate_to(
-    log: Rc<Inner>,
-    offset: Offset,
-) -> Result<SegmentPosition, LogError> {
+pub(super) async fn truncate_to(log: Rc<Inner>, offset: Offset) -> Result<SegmentPosition, LogError> {
     run_to_end(async move { log.writer.lock().await.truncate_to(&log, offset).await }).await
 }
 
@@ -143,12 +140,7 @@ async fn run_to_end<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
 }
 
 impl Writer {
-    async fn flush(
-        &mut self,
-        log: &Inner,
-        batches: &[Bytes],
-        roll: Roll,
-    ) -> Result<Vec<Behind>, LogError> {
+    async fn flush(&mut self, log: &Inner, batches: &[Bytes], roll: Roll) -> Result<Vec<Behind>, LogError> {
         check_writable(log)?;
         if batches.is_empty() && roll == Roll::AsNeeded {
             return Ok(Vec::new());
@@ -335,11 +327,7 @@ impl Writer {
         Ok(())
     }
 
-    async fn truncate_to(
-        &mut self,
-        log: &Inner,
-        offset: Offset,
-    ) -> Result<SegmentPosition, LogError> {
+    async fn truncate_to(&mut self, log: &Inner, offset: Offset) -> Result<SegmentPosition, LogError> {
         check_writable(log)?;
         log.ensure_listed().await?;
         let at = log.position();
@@ -384,9 +372,7 @@ async fn new_end(log: &Inner, at: SegmentPosition, offset: Offset) -> Result<Off
     match log.seek(base, offset).await {
         Ok(reader) => Ok(reader.offset()),
         // Removed by this very truncation before a crash.
-        Err(LogError::Corrupt(corruption)) if corruption.reason == CorruptReason::Missing => {
-            Ok(base)
-        }
+        Err(LogError::Corrupt(corruption)) if corruption.reason == CorruptReason::Missing => Ok(base),
         Err(error) => Err(error),
     }
 }
