@@ -202,16 +202,27 @@ impl SegmentLog {
         self.inner.max_timestamp().await
     }
 
-    /// Cuts the segments so that nothing at or above `offset` is in them, and returns the
-    /// position that counts from then on: the caller's next flush begins there. When `offset`
-    /// lies inside a batch the whole batch goes, so look at the result's `batch_base`.
-    ///
-    /// Synced blocks are not rewritten here either: the segment that holds `offset` ends there
-    /// and a new one begins. The truncation must be in the journal before; repeating it after a
-    /// crash, from the old position, gives the same result.
+    /// The base offset of the batch that contains `offset`: a place where the log may be cut.
+    /// Nothing when the batch is not in the segments.
     ///
     /// # Errors
-    /// I/O errors, and corrupt when the place cannot be found.
+    /// As [`SegmentLog::read`].
+    pub async fn batch_base_of(&self, offset: Offset) -> Result<Option<Offset>, LogError> {
+        self.inner.batch_base_of(offset).await
+    }
+
+    /// Cuts the segments so that nothing at or above `offset` is in them, and returns the
+    /// position that counts from then on: the caller's next flush begins there. `offset` must be
+    /// where a batch begins or the log ends, see [`SegmentLog::batch_base_of`].
+    ///
+    /// Synced blocks are not rewritten here either: the segment that holds `offset` ends there
+    /// and a new one begins. The truncation must be synced in the journal before. After a crash
+    /// it is repeated from the older position, in order with the truncations behind it, and leads
+    /// to the same: nothing of the data is read for it.
+    ///
+    /// # Errors
+    /// I/O errors: the cut counts nevertheless, and what was not removed is removed before the
+    /// next write.
     pub async fn truncate_to(&self, offset: Offset) -> Result<SegmentPosition, LogError> {
         write::truncate_to(Rc::clone(&self.inner), offset).await
     }

@@ -49,6 +49,13 @@ pub(super) struct State {
     epoch_at: Option<EpochAt>,
 }
 
+impl State {
+    /// The distance between index entries.
+    pub(super) fn interval_bytes(&self) -> u64 {
+        interval_bytes(self.options.index_interval_bytes, self.options.segment_bytes)
+    }
+}
+
 pub(super) struct Inner {
     pub(super) dir: PathBuf,
     pub(super) target: TopicPartition,
@@ -110,10 +117,6 @@ impl Inner {
         self.state.borrow_mut().epoch_at = Some(epoch_at);
     }
 
-    pub(super) fn interval_bytes(&self) -> u64 {
-        let options = self.options();
-        interval_bytes(options.index_interval_bytes, options.segment_bytes)
-    }
 
     pub(super) fn segment_path(&self, base: Offset) -> PathBuf {
         self.dir.join(format!("{:020}{SEGMENT_SUFFIX}", base.0))
@@ -242,7 +245,7 @@ impl Inner {
         let base = segment.header.base_offset;
         let bounds = self.bounds(base).ok_or_else(|| self.gone(base))?;
         let path = self.index_path(base);
-        let interval = self.interval_bytes();
+        let interval = self.state.borrow().interval_bytes();
         if base != self.position().segment_base {
             let load = || load::load(segment, &path, interval, bounds);
             let loaded = segment.index.get_or_try_init(load).await?;
@@ -375,6 +378,17 @@ impl Inner {
             Err(error) => return Err(error),
         }
         Ok(batches)
+    }
+
+    pub(super) async fn batch_base_of(&self, offset: Offset) -> Result<Option<Offset>, LogError> {
+        self.ensure_listed().await?;
+        let Place::Segment(base) = self.locate(offset)? else {
+            return Ok(None);
+        };
+        let truncations = self.state.borrow().truncations;
+        let reader = self.seek(base, offset).await?;
+        self.check_untouched(truncations)?;
+        Ok(Some(reader.offset()))
     }
 
     /// The reader that stopped there, or a new one.

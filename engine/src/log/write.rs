@@ -207,9 +207,9 @@ impl Writer {
         places: &[BatchPlace],
         segments: &[Rc<OpenSegment>],
     ) -> Vec<Behind> {
-        let interval_bytes = log.interval_bytes();
         let mut behind = Vec::new();
         let mut state = log.state.borrow_mut();
+        let interval_bytes = state.interval_bytes();
         let before = state.position;
         for (piece, segment) in plan.pieces.iter().zip(segments) {
             let mut loaded = if piece.is_new() {
@@ -257,7 +257,7 @@ impl Writer {
         }
         loaded.index.close();
         // A short segment is scanned as fast as its index would be read.
-        let is_short = file_bytes - HEADER_BYTES <= log.interval_bytes().max(HEADER_BYTES);
+        let is_short = file_bytes - HEADER_BYTES <= state.interval_bytes().max(HEADER_BYTES);
         (!is_short).then(|| Behind {
             base: piece.segment_base,
             blocks: Blocks::of(&loaded.index, log.target, self.indexed),
@@ -335,17 +335,16 @@ impl Writer {
         if offset > at.batch_base || (offset == at.batch_base && !is_begun) {
             return Ok(at);
         }
-        let end = new_end(log, at, offset).await?;
         self.is_prepared = false;
         let mut removed = {
             let mut state = log.state.borrow_mut();
             state.truncations += 1;
             state.layout += 1;
-            state.position = SegmentPosition::start(end);
+            state.position = SegmentPosition::start(offset);
             state.active = None;
             let closed = state.closed.as_mut().expect("listed above");
             closed.insert(at.segment_base, Closed { file_bytes: at.position_bytes, max: None });
-            let removed: Vec<_> = closed.split_off(&end).into_keys().collect();
+            let removed: Vec<_> = closed.split_off(&offset).into_keys().collect();
             if let Some(mut last) = closed.last_entry() {
                 last.get_mut().max = None;
             }
@@ -356,24 +355,6 @@ impl Writer {
         removed.reverse();
         remove_segments(log, &removed).await?;
         Ok(log.position())
-    }
-}
-
-/// Where a log ends that is truncated to `offset`: there, or where the batch begins in which it
-/// lies.
-async fn new_end(log: &Inner, at: SegmentPosition, offset: Offset) -> Result<Offset, LogError> {
-    if offset == at.batch_base {
-        return Ok(offset);
-    }
-    let base = log.bases_from(offset)[0];
-    if base >= offset {
-        return Ok(offset);
-    }
-    match log.seek(base, offset).await {
-        Ok(reader) => Ok(reader.offset()),
-        // Removed by this very truncation before a crash.
-        Err(LogError::Corrupt(corruption)) if corruption.reason == CorruptReason::Missing => Ok(base),
-        Err(error) => Err(error),
     }
 }
 
