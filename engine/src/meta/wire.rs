@@ -33,18 +33,33 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     postcard::to_extend(value, bytes).expect("metadata types serialize into memory")
 }
 
+/// The bytes of a value, and other bytes behind them.
+pub fn encode_before<T: Serialize + ?Sized>(value: &T, rest: &[u8]) -> Vec<u8> {
+    let mut bytes = encode(value);
+    bytes.extend_from_slice(rest);
+    bytes
+}
+
 /// The value of bytes that [`encode`] wrote.
 ///
 /// # Errors
 /// Anything else.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
-    let (version, body) = bytes.split_first().ok_or(WireError::Empty)?;
-    if *version != VERSION {
-        return Err(WireError::Version(*version));
-    }
-    let (value, rest) = postcard::take_from_bytes(body)?;
+    let (value, rest) = decode_before(bytes)?;
     if !rest.is_empty() {
         return Err(WireError::LeftOver(rest.len()));
     }
     Ok(value)
+}
+
+/// The value and the rest of bytes that [`encode_before`] wrote.
+///
+/// # Errors
+/// Bytes that do not begin with a value.
+pub fn decode_before<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), WireError> {
+    let (version, body) = bytes.split_first().ok_or(WireError::Empty)?;
+    if *version != VERSION {
+        return Err(WireError::Version(*version));
+    }
+    Ok(postcard::take_from_bytes(body)?)
 }
