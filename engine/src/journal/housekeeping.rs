@@ -67,8 +67,7 @@ fn wants_fill(state: &State) -> bool {
 
 fn has_job(state: &State) -> bool {
     let prepare = state.next.is_none() && state.ready_files_wanted() > 0;
-    !is_over(state)
-        && (!state.dead.is_empty() || prepare || wants_fill(state) || state.lacks_ready_file())
+    !is_over(state) && (!state.dead.is_empty() || prepare || wants_fill(state) || state.lacks_ready_file())
 }
 
 fn next_job(state: &mut State) -> Option<Job> {
@@ -104,9 +103,7 @@ async fn run(inner: &Rc<Inner>) {
         let Some(job) = job else { break };
         let full = match perform(inner, job).await {
             Ok(()) => false,
-            Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
-                true
-            }
+            Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => true,
             Err(error) => {
                 inner.fence(error);
                 break;

@@ -380,11 +380,7 @@ impl Inner {
 
 /// Makes an I/O error ours.
 fn io_error(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> JournalError {
-    move |source| JournalError::Io {
-        operation,
-        path: path.to_path_buf(),
-        source: Arc::new(source),
-    }
+    move |source| JournalError::Io { operation, path: path.to_path_buf(), source: Arc::new(source) }
 }
 
 /// The one place where journal files are synced.

@@ -129,8 +129,7 @@ impl RaftLog {
 
     /// A snapshot was journalled, beginning at `first` and ending at `last`.
     pub fn save_snapshot(&mut self, first: Lsn, last: Lsn, snapshot: StoredSnapshot) {
-        let newer =
-            self.snapshot().is_none_or(|known| known.meta.last_log_id <= snapshot.meta.last_log_id);
+        let newer = self.snapshot().is_none_or(|known| known.meta.last_log_id <= snapshot.meta.last_log_id);
         if newer {
             self.supersede(last, |log| log.snapshot = Some(At { lsn: first, value: snapshot }));
         }

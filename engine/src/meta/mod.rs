@@ -148,8 +148,7 @@ impl Meta {
         let publisher = Rc::new(Publisher::new(publish));
         let machine = StateMachine::new(store.clone(), recovered.image, Rc::clone(&publisher));
         let config = Arc::new(raft_config().validate()?);
-        let raft =
-            Box::pin(Raft::new(options.node, config, Links, store.clone(), machine)).await?;
+        let raft = Box::pin(Raft::new(options.node, config, Links, store.clone(), machine)).await?;
         let meta = Self(Rc::new(Inner { options, raft, store, publisher }));
         meta.join_quorum().await?;
         meta.register().await?;

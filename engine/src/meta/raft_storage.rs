@@ -180,8 +180,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let image: Arc<MetaImage> = wire::decode(&bytes)
             .map_err(|error| StorageIOError::read_snapshot(Some(meta.signature()), AnyError::new(&error)))?;
         save_snapshot(&self.store, meta.clone(), bytes).await?;
-        self.applied =
-            Applied { image, upto: meta.last_log_id, members: meta.last_membership.clone() };
+        self.applied = Applied { image, upto: meta.last_log_id, members: meta.last_membership.clone() };
         self.publisher.set(&self.applied.image);
         Ok(())
     }
