@@ -105,7 +105,7 @@ impl Driver {
             let Some(future) = &mut write.future else { continue };
             if let Poll::Ready(result) = future.as_mut().poll(cx) {
                 write.future = None;
-                let buf = result.map_err(io_error("write to", &self.inner.options.dir))?;
+                let buf = result.map_err(|error| io_error("write to", &self.inner.options.dir)(error))?;
                 let mut state = self.inner.state.borrow_mut();
                 state.completed(write.header.generation, &write.file, buf);
             }
@@ -127,7 +127,7 @@ impl Driver {
         let Poll::Ready(result) = future.as_mut().poll(cx) else { return Ok(false) };
         let target = *target;
         self.sync = None;
-        result.map_err(io_error("sync", &self.inner.options.dir))?;
+        result.map_err(|error| io_error("sync", &self.inner.options.dir)(error))?;
         self.inner.state.borrow_mut().synced(target);
         self.inner.progress.wake();
         self.inner.files.wake();

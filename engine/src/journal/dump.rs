@@ -4,7 +4,9 @@
 use std::io;
 use std::path::Path;
 
-use super::format::{CommitHeader, EntryHeader, EntryIter, FileHeader, FormatError, check_commit_body};
+use super::format::{
+    CommitHeader, EntryHeader, EntryIter, FileHeader, FormatError, check_commit_body,
+};
 use super::scan::{FIRST_COMMIT_BYTES, Window, list_files};
 use corelog_runtime::fs::BLOCK_BYTES;
 use corelog_runtime::task;
@@ -71,7 +73,11 @@ pub struct Detail {
 ///
 /// # Errors
 /// I/O errors. What is wrong in a file is an item.
-pub async fn read_dir(dir: &Path, detail: Detail, mut visit: impl FnMut(Item<'_>)) -> io::Result<()> {
+pub async fn read_dir(
+    dir: &Path,
+    detail: Detail,
+    mut visit: impl FnMut(Item<'_>),
+) -> io::Result<()> {
     let mut files = list_files(dir).await?;
     files.sort_by_key(|file| (file.generation(), file.index));
     for file in files {
@@ -84,7 +90,11 @@ pub async fn read_dir(dir: &Path, detail: Detail, mut visit: impl FnMut(Item<'_>
 ///
 /// # Errors
 /// I/O errors. What is wrong in the file is an item.
-pub async fn read_file(path: &Path, detail: Detail, visit: &mut impl FnMut(Item<'_>)) -> io::Result<()> {
+pub async fn read_file(
+    path: &Path,
+    detail: Detail,
+    visit: &mut impl FnMut(Item<'_>),
+) -> io::Result<()> {
     let mut window = Window::open(path).await?;
     let header = FileHeader::decode(&window.get(0, BLOCK_BYTES).await?);
     visit(Item::File { path, len_bytes: window.len(), header });
@@ -108,8 +118,9 @@ pub async fn read_file(path: &Path, detail: Detail, visit: &mut impl FnMut(Item<
                 continue;
             }
         };
-        let stale =
-            header.is_ok_and(|file| (file.generation, file.run.run) != (commit.generation, commit.run));
+        let stale = header.is_ok_and(|file| {
+            (file.generation, file.run.run) != (commit.generation, commit.run)
+        });
         // The blocks of a stale commit may be partly overwritten: look at each.
         if !stale {
             position = commit.end_position_bytes();
@@ -117,7 +128,8 @@ pub async fn read_file(path: &Path, detail: Detail, visit: &mut impl FnMut(Item<
         if !stale || detail.stale {
             let bytes = window.commit(&commit).await?;
             let continues = before.map(|before| {
-                before.sequence.checked_add(1) == Some(commit.sequence) && before.crc == commit.predecessor
+                before.sequence.checked_add(1) == Some(commit.sequence)
+                    && before.crc == commit.predecessor
             });
             let body = check_commit_body(&commit, &bytes);
             visit(Item::Commit { header: commit, stale, continues, body });

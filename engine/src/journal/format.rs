@@ -76,9 +76,11 @@ impl EntryKind {
     /// Whether the entry concerns the partition that it names and no other.
     pub(crate) fn is_of_one_partition(self) -> bool {
         match self {
-            Self::Append | Self::TruncateTo | Self::LogStart | Self::DeletePartition | Self::CarryForward => {
-                true
-            }
+            Self::Append
+            | Self::TruncateTo
+            | Self::LogStart
+            | Self::DeletePartition
+            | Self::CarryForward => true,
             Self::Checkpoint
             | Self::RaftVote
             | Self::RaftEntry

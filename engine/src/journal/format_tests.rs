@@ -69,8 +69,14 @@ fn file_header(previous: Option<RunEnd>) -> FileHeader {
 
 #[test]
 fn a_file_header_reads_back_and_any_flipped_bit_of_it_is_noticed() {
-    let end =
-        RunEnd { run: 5, generation: 4, position_bytes: 12288, lsn: Lsn(70), sequence: 33, crc: 0x0102_0304 };
+    let end = RunEnd {
+        run: 5,
+        generation: 4,
+        position_bytes: 12288,
+        lsn: Lsn(70),
+        sequence: 33,
+        crc: 0x0102_0304,
+    };
     for previous in [None, Some(end)] {
         let header = file_header(previous);
         let mut block = vec![0; BLOCK_BYTES];

@@ -67,7 +67,8 @@ fn wants_fill(state: &State) -> bool {
 
 fn has_job(state: &State) -> bool {
     let prepare = state.next.is_none() && state.ready_files_wanted() > 0;
-    !is_over(state) && (!state.dead.is_empty() || prepare || wants_fill(state) || state.lacks_ready_file())
+    !is_over(state)
+        && (!state.dead.is_empty() || prepare || wants_fill(state) || state.lacks_ready_file())
 }
 
 fn next_job(state: &mut State) -> Option<Job> {
@@ -103,7 +104,9 @@ async fn run(inner: &Rc<Inner>) {
         let Some(job) = job else { break };
         let full = match perform(inner, job).await {
             Ok(()) => false,
-            Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => true,
+            Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
+                true
+            }
             Err(error) => {
                 inner.fence(error);
                 break;
@@ -199,13 +202,10 @@ async fn prepare(inner: &Rc<Inner>, spare: SpareFile) -> Result<(), JournalError
     };
     write_header(&file, &header).await.map_err(&failed)?;
     file.sync_data().await.map_err(&failed)?;
-    let PreparedFile { generation, .. } = inner.state.borrow_mut().next.insert(PreparedFile {
-        path: spare.path,
-        file,
-        generation: header.generation,
-        bytes: spare.bytes,
-    });
+    let generation = header.generation;
     tracing::debug!(generation, "journal file ready");
+    let prepared = PreparedFile { path: spare.path, file, generation, bytes: spare.bytes };
+    inner.state.borrow_mut().next = Some(prepared);
     Ok(())
 }
 

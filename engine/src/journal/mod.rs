@@ -42,7 +42,8 @@ use crate::types::{Lsn, TopicPartition};
 /// How a journal is laid out and how it behaves.
 #[derive(Debug, Clone)]
 pub struct JournalOptions {
-    /// Its directory; created if missing. Nothing else is in it.
+    /// Its directory; created if missing, in a parent that is itself durable. Nothing else is in
+    /// it.
     pub dir: PathBuf,
     /// Written to every file: another journal's file is refused.
     pub journal_id: u64,
@@ -379,8 +380,13 @@ impl Inner {
 }
 
 /// Makes an I/O error ours.
-fn io_error(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> JournalError {
-    move |source| JournalError::Io { operation, path: path.to_path_buf(), source: Arc::new(source) }
+fn io_error(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> JournalError + use<> {
+    let path = path.to_path_buf();
+    move |source| JournalError::Io {
+        operation,
+        path: path.clone(),
+        source: Arc::new(source),
+    }
 }
 
 /// The one place where journal files are synced.

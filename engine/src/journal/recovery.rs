@@ -18,7 +18,9 @@ use corelog_runtime::fs::{File, OpenMode};
 
 use super::format::{CommitHeader, EntryIter, FileHeader, FormatError, RunEnd, RunHeader};
 use super::scan::{FIRST_COMMIT_BYTES, FoundFile, Link, Stop, Walk, Window, index_commits, list_files};
-use super::{Corruption, Entry, JournalError, JournalOptions, ReplayReport, TornTail, io_error, sync_file};
+use super::{
+    Corruption, Entry, JournalError, JournalOptions, ReplayReport, TornTail, io_error, sync_file,
+};
 use crate::types::{Lsn, TopicPartition};
 
 /// A file of an earlier run whose entries were replayed and are not released yet.
@@ -187,16 +189,14 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
     }
 
     fn run_header(&self, run: u64) -> Option<RunHeader> {
-        self.files
-            .iter()
-            .filter_map(|file| file.header.ok())
-            .map(|file| file.run)
-            .find(|header| header.run == run)
+        self.files.iter().filter_map(|file| file.header.ok()).map(|file| file.run).find(|header| header.run == run)
     }
 
     fn file_of(&self, run: u64, generation: u64) -> Option<usize> {
         self.files.iter().position(|file| {
-            file.header.is_ok_and(|header| header.run.run == run && header.generation == generation)
+            file.header.is_ok_and(|header| {
+                header.run.run == run && header.generation == generation
+            })
         })
     }
 
@@ -217,7 +217,10 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
                     self.lost.push(Lost {
                         stop: recorded,
                         until: later.map_or(u64::MAX, |run| run.first_generation),
-                        message: format!("an earlier start found a corruption at LSN {}", recorded.lsn),
+                        message: format!(
+                            "an earlier start found a corruption at LSN {}",
+                            recorded.lsn
+                        ),
                     });
                 }
                 Some(_) if reached => {}
@@ -277,7 +280,12 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         let Some(header) = plan.header else { return nothing };
         let link = Link::of_run(&header);
         if oldest == header.first_generation {
-            return RunEnd { lsn: link.lsn, sequence: link.sequence, crc: link.predecessor, ..nothing };
+            return RunEnd {
+                lsn: link.lsn,
+                sequence: link.sequence,
+                crc: link.predecessor,
+                ..nothing
+            };
         }
         let floor = self
             .file_of(plan.run, oldest)
@@ -302,7 +310,9 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             window: Window::open(&found.path).await.map_err(&failed)?,
             position: FIRST_COMMIT_BYTES,
             link,
-            end_bytes: end.filter(|end| end.generation == header.generation).map(|end| end.position_bytes),
+            end_bytes: end
+                .filter(|end| end.generation == header.generation)
+                .map(|end| end.position_bytes),
             planted: self.options.planted,
         };
         let mut first_lsn = None;
@@ -417,10 +427,9 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         }
         self.report.next_lsn = next_lsn;
         let (previous, after_corruption) = self.link_back(&lost);
-        let generations = self
-            .files
-            .iter()
-            .flat_map(|file| file.commits.iter().map(|commit| commit.generation).chain(file.generation()));
+        let generations = self.files.iter().flat_map(|file| {
+            file.commits.iter().map(|commit| commit.generation).chain(file.generation())
+        });
         Ok(Recovered {
             previous,
             after_corruption,
@@ -440,8 +449,13 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         match (self.end, self.newest) {
             (Some(end), Some(newest)) if !newly_lost => {
                 let start = Link::of_run(&newest.run);
-                let empty = end.generation == newest.run.first_generation && end.sequence == start.sequence;
-                if empty { (newest.run.previous, newest.run.after_corruption) } else { (Some(end), false) }
+                let empty = end.generation == newest.run.first_generation
+                    && end.sequence == start.sequence;
+                if empty {
+                    (newest.run.previous, newest.run.after_corruption)
+                } else {
+                    (Some(end), false)
+                }
             }
             (end, _) => (end, newly_lost),
         }
@@ -489,7 +503,8 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             }
             file.commits = index_commits(file).await.map_err(&failed)?;
             let at_stop = |commit: &&CommitHeader| {
-                (commit.generation, commit.position_bytes) >= (lost.stop.generation, lost.stop.position_bytes)
+                (commit.generation, commit.position_bytes)
+                    >= (lost.stop.generation, lost.stop.position_bytes)
             };
             let behind: Vec<CommitHeader> = file.commits.iter().filter(at_stop).copied().collect();
             let Some(last) = behind.last() else { continue };

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use corelog_runtime::fs::{self, BLOCK_BYTES, File, OpenMode};
 use corelog_runtime::task;
 
-use super::format::{CommitHeader, FileHeader, FormatError, RunEnd, RunHeader, check_commit_body};
+use super::format::{
+    CommitHeader, FileHeader, FormatError, RunEnd, RunHeader, check_commit_body,
+};
 use crate::planted::{Planted, PlantedBug};
 use crate::types::Lsn;
 
@@ -171,11 +173,19 @@ impl Link {
     /// What the first commit of a run says.
     pub(crate) fn of_run(run: &RunHeader) -> Self {
         let previous = run.previous.unwrap_or_default();
-        Self { sequence: previous.sequence, lsn: run.first_lsn, predecessor: previous.crc }
+        Self {
+            sequence: previous.sequence,
+            lsn: run.first_lsn,
+            predecessor: previous.crc,
+        }
     }
 
     pub(crate) fn after(commit: &CommitHeader) -> Self {
-        Self { sequence: commit.sequence.saturating_add(1), lsn: commit.end_lsn(), predecessor: commit.crc }
+        Self {
+            sequence: commit.sequence.saturating_add(1),
+            lsn: commit.end_lsn(),
+            predecessor: commit.crc,
+        }
     }
 
     /// Where a run ends if nothing follows at `position` of `file`.
@@ -191,12 +201,19 @@ impl Link {
     }
 
     /// Whether `commit`, found at `position` of `file`, is the next one of the run.
-    fn leads_to(&self, commit: &CommitHeader, file: &FileHeader, position: u64, planted: PlantedBug) -> bool {
+    fn leads_to(
+        &self,
+        commit: &CommitHeader,
+        file: &FileHeader,
+        position: u64,
+        planted: PlantedBug,
+    ) -> bool {
         if planted.has(Planted::GenerationIgnored) {
             return commit.position_bytes == position;
         }
         // A file reused behind a torn commit would be harmless if the chain were checked.
-        let chained = commit.predecessor == self.predecessor || planted.has(Planted::TailReused);
+        let chained =
+            commit.predecessor == self.predecessor || planted.has(Planted::TailReused);
         is_of_use(commit, file)
             && commit.position_bytes == position
             && commit.sequence == self.sequence

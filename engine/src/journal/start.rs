@@ -77,7 +77,10 @@ fn log_report(options: &JournalOptions, report: &ReplayReport) {
 }
 
 /// Starts a run in a new file.
-async fn new_run(options: &JournalOptions, recovered: &mut Recovered) -> Result<Start, JournalError> {
+async fn new_run(
+    options: &JournalOptions,
+    recovered: &mut Recovered,
+) -> Result<Start, JournalError> {
     let generation = recovered.generation;
     let run = RunHeader {
         run: rand::u64(),
@@ -131,7 +134,10 @@ async fn new_run(options: &JournalOptions, recovered: &mut Recovered) -> Result<
 }
 
 /// The planted bug: the old run's last file is appended to.
-async fn reuse_tail(options: &JournalOptions, recovered: &mut Recovered) -> Result<Start, JournalError> {
+async fn reuse_tail(
+    options: &JournalOptions,
+    recovered: &mut Recovered,
+) -> Result<Start, JournalError> {
     let Some((header, path, end)) = recovered.tail.take() else {
         return new_run(options, recovered).await;
     };

@@ -295,7 +295,8 @@ impl State {
     /// first commit synced (or is a run's first), so that replay can always start with it.
     fn release_files(&mut self) {
         while self.live.len() > 1 && self.live[0].lsns.end <= self.release_below {
-            let startable = self.live[1].first_sequence.is_none_or(|first| self.synced_sequence > first);
+            let startable =
+                self.live[1].first_sequence.is_none_or(|first| self.synced_sequence > first);
             if !startable || self.live[0].lsns.end > self.progress.synced {
                 return;
             }
@@ -494,7 +495,8 @@ impl State {
 
     /// What a sync issued now covers, and the files to sync for it.
     pub(super) fn start_sync(&mut self) -> (SyncTarget, Vec<File>) {
-        let target = SyncTarget { lsn: self.progress.written, sequence: self.written_sequence };
+        let target =
+            SyncTarget { lsn: self.progress.written, sequence: self.written_sequence };
         (target, self.dirty.drain(..).map(|(_, file)| file).collect())
     }
 
