@@ -151,7 +151,6 @@ pub(super) struct Start {
     pub(super) link: Link,
     pub(super) head: Head,
     pub(super) live: VecDeque<LiveFile>,
-    pub(super) spares: Vec<SpareFile>,
     pub(super) dead: Vec<LiveFile>,
     pub(super) next_generation: u64,
     pub(super) next_index: u64,
@@ -170,7 +169,7 @@ pub(super) fn max_entry_bytes(options: &JournalOptions) -> usize {
 
 impl State {
     pub(super) fn new(options: JournalOptions, start: Start) -> Self {
-        let Start { run, link, head, live, spares, dead, next_generation, next_index } = start;
+        let Start { run, link, head, live, dead, next_generation, next_index } = start;
         Self {
             options,
             run,
@@ -190,7 +189,7 @@ impl State {
             live,
             head,
             next: None,
-            spares,
+            spares: Vec::new(),
             released: Vec::new(),
             dead,
             release_below: Lsn(0),
