@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use corelog_engine::log::verify::{self, Found, SegmentScan};
 use corelog_engine::log::{
     FileCache, FileCacheOptions, LogError, Roll, SegmentLog, SegmentOptions, SegmentPosition,
 };
@@ -95,8 +96,7 @@ impl Model {
     }
 
     fn records(&self, log_start: Offset, end: Offset) -> impl Iterator<Item = (Offset, i64)> {
-        (log_start.0..end.0)
-            .map(|offset| (Offset(offset), self.timestamps[usize::try_from(offset).unwrap()]))
+        (log_start.0..end.0).map(|offset| (Offset(offset), self.timestamps[usize::try_from(offset).unwrap()]))
     }
 
     fn at_or_after(&self, log_start: Offset, end: Offset, ts: i64) -> Option<(Offset, i64)> {
@@ -548,8 +548,7 @@ fn an_index_that_is_damaged_or_gone_changes_no_answer() {
             time::sleep(Duration::from_secs(1)).await;
         });
         let disk = sim.disk(NODE);
-        let indexes: Vec<_> =
-            disk.names(dir()).into_iter().filter(|name| name.ends_with(".index")).collect();
+        let indexes: Vec<_> = disk.names(dir()).into_iter().filter(|name| name.ends_with(".index")).collect();
         assert!(indexes.len() > 2, "several segments have an index");
         for (number, name) in indexes.iter().enumerate() {
             let path = dir().join(name);
@@ -700,4 +699,50 @@ fn an_idle_log_touches_no_file() {
         assert_eq!(log.size_bytes(), 0);
     });
     assert!(disk.names("/").is_empty());
+}
+
+// Offline.
+
+#[test]
+fn verify_tells_damage_from_padding_and_from_an_unfinished_tail() {
+    let sim = Sim::new(9, SimOptions::default());
+    let world = new_world(SegmentOptions::default());
+    let build = Rc::clone(&world);
+    sim.run_on(NODE, async move {
+        small_log(&build).await;
+    });
+    let at = world.borrow().journal.checkpoint;
+    let count = world.borrow().model.number_at(at.batch_base);
+    let good = verify_all(&sim, None);
+    assert!(!good.iter().any(Found::is_problem));
+    assert_eq!(good.iter().filter(|found| matches!(found, Found::Batch { .. })).count(), count);
+    assert_eq!(good.iter().filter(|found| matches!(found, Found::Rest { .. })).count(), 3);
+    assert_eq!(good.iter().filter(|found| matches!(found, Found::Tail { .. })).count(), 1);
+    let known = verify_all(&sim, Some(at));
+    assert!(!known.iter().any(|found| found.is_problem() || matches!(found, Found::Tail { .. })));
+
+    let first = sim.disk(NODE).names(dir()).remove(0);
+    // A payload: that batch is bad, the others are found. Then a length: what follows is lost.
+    sim.disk(NODE).flip_bit(dir().join(&first), 4096 + 3_000, 1);
+    let damaged = verify_all(&sim, Some(at));
+    assert_eq!(damaged.len(), known.len());
+    assert_eq!(damaged.iter().filter(|found| found.is_problem()).count(), 1);
+    sim.disk(NODE).flip_bit(dir().join(&first), 4096 + 8, 6);
+    let damaged = verify_all(&sim, Some(at));
+    assert!(matches!(damaged[0], Found::Damage { position_bytes: 4096, .. }), "{:?}", damaged[0]);
+    assert_eq!(damaged.len(), known.len() - 5, "the other segments are whole");
+}
+
+fn verify_all(sim: &Sim, at: Option<SegmentPosition>) -> Vec<Found> {
+    sim.run_on(NODE, async move {
+        let mut all = Vec::new();
+        for segment in verify::segments(&dir(), Some(target()), at).await.unwrap() {
+            assert!(segment.header.is_ok() && !segment.is_left_over);
+            let mut scan = SegmentScan::open(&segment).await.unwrap();
+            while let Some(found) = scan.next().await.unwrap() {
+                all.push(found);
+            }
+        }
+        all
+    })
 }

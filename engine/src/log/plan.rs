@@ -107,7 +107,7 @@ impl Growing {
     fn add(&mut self, batch: &Indexed) {
         let start = self.position_bytes;
         self.position_bytes += batch.len;
-        if self.position_bytes % BLOCK == 0 {
+        if self.position_bytes.is_multiple_of(BLOCK) {
             self.boundary = (batch.next, self.position_bytes);
         } else if start <= align_down(self.position_bytes) {
             self.boundary = (batch.base, start);

@@ -99,6 +99,10 @@ impl Reader {
         self.offset
     }
 
+    /// Where that batch begins in the file.
+    pub(super) fn position_bytes(&self) -> u64 {
+        self.position_bytes
+    }
 
     pub(super) fn segment_base(&self) -> Offset {
         self.segment.header.base_offset
@@ -159,14 +163,19 @@ impl Reader {
         if !batch::crc_ok(&bytes) {
             return Err(self.corrupt(CorruptReason::Checksum));
         }
-        self.position_bytes += len as u64;
-        self.offset = Offset(header.next_offset());
-        self.epoch_min = LeaderEpoch(header.leader_epoch);
+        self.skip(header);
         while self.chunks.front().is_some_and(|chunk| chunk.end() <= self.position_bytes) {
             self.chunks.pop_front();
         }
         yield_if_needed().await;
         Ok(bytes)
+    }
+
+    /// Moves on behind the batch.
+    pub(super) fn skip(&mut self, header: &BatchHeader) {
+        self.position_bytes += header.total_len() as u64;
+        self.offset = Offset(header.next_offset());
+        self.epoch_min = LeaderEpoch(header.leader_epoch);
     }
 
     /// `len` bytes from the position; without a copy where one chunk has them all.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -117,9 +117,8 @@ impl Inner {
         self.state.borrow_mut().epoch_at = Some(epoch_at);
     }
 
-
     pub(super) fn segment_path(&self, base: Offset) -> PathBuf {
-        self.dir.join(format!("{:020}{SEGMENT_SUFFIX}", base.0))
+        segment_path(&self.dir, base)
     }
 
     pub(super) fn index_path(&self, base: Offset) -> PathBuf {
@@ -467,8 +466,13 @@ pub(super) struct Listing {
     pub(super) indexes: Vec<Offset>,
 }
 
+/// The file of the segment that begins there.
+pub(super) fn segment_path(dir: &Path, base: Offset) -> PathBuf {
+    dir.join(format!("{:020}{SEGMENT_SUFFIX}", base.0))
+}
+
 /// Lists a partition's directory; empty when there is none.
-pub(super) async fn list(dir: &std::path::Path) -> io::Result<Listing> {
+pub(super) async fn list(dir: &Path) -> io::Result<Listing> {
     let entries = match fs::list_dir(dir).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         entries => entries?,
