@@ -281,8 +281,10 @@ impl State {
         if live > limit || (live == limit && nearly_used_up) {
             return Some(JournalFull::Files);
         }
-        let without_reserve = self.ready_files() == 0 && self.head_room() < self.head.bytes / 2;
-        (self.disk_full && (nearly_used_up || without_reserve)).then_some(JournalFull::Disk)
+        // Without a file behind it the head is the reserve; a run's only file is so by half.
+        let half_used = self.head_room() < self.head.bytes / 2;
+        let in_reserve = self.ready_files() == 0 && (live > 1 || half_used);
+        (self.disk_full && (nearly_used_up || in_reserve)).then_some(JournalFull::Disk)
     }
 
     pub(super) fn release(&mut self, below: Lsn) {
