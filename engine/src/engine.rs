@@ -19,13 +19,14 @@ use corelog_runtime::mesh::Mesh;
 use corelog_runtime::net::Accepted;
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, join_all};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 pub use self::boot::{BootError, EngineOptions};
 use crate::api::{
     Acks, EpochEnd, FoundOffset, NewTopic, PartitionError, ProduceOutcome, ProducePart, TopicError, TopicRef,
 };
 use crate::messages::{Change, EpochPart, OffsetPart, ShardReply, ShardRequest};
+use crate::level::Level;
 use crate::meta::Meta;
 use crate::meta::image::{MetaImage, TopicMeta};
 use crate::partition::refusal;
@@ -51,10 +52,11 @@ struct Inner {
     shard: OnceCell<Rc<Shard>>,
     /// Shard 0 only.
     meta: OnceCell<Meta>,
-    stage: watch::Sender<Stage>,
-    image_version: watch::Sender<u64>,
+    /// 1 once the node is in service.
+    ready: Level,
+    image_version: Level,
     /// Shard 0 only: the version that every shard has.
-    broadcast: watch::Sender<u64>,
+    broadcast: Level,
     on_connection: RefCell<Option<ConnectionHandler>>,
     /// Watches that other shards left here, by shard and name.
     watches: RefCell<BTreeMap<(usize, u64), oneshot::Sender<()>>>,
@@ -62,14 +64,7 @@ struct Inner {
     producer_ids: RefCell<Range<i64>>,
     /// Shard 0 only: shards that wait for the others to be drained.
     drained: RefCell<Vec<corelog_runtime::mesh::Reply<ShardReply>>>,
-    all_drained: watch::Sender<usize>,
-}
-
-/// How far the start of the node is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Stage {
-    Starting,
-    Ready,
+    all_drained: Level,
 }
 
 impl Engine {
@@ -100,9 +95,7 @@ impl Engine {
 
     /// Waits until this shard knows the metadata of that version.
     pub async fn image_at_least(&self, version: u64) {
-        let mut seen = self.inner.image_version.subscribe();
-        // The sender lives as long as `self`.
-        let _ = seen.wait_for(|have| *have >= version).await;
+        self.inner.image_version.reached(version).await;
     }
 
     /// A topic's effective configuration.
@@ -319,10 +312,8 @@ impl Engine {
     /// The journal's or metadata's, as text: there is nothing left to do about it but to say it.
     pub async fn shut_down(&self) -> Result<(), String> {
         if self.shard() == 0 {
-            let mut drained = self.inner.all_drained.subscribe();
             let others = self.shards() - 1;
-            // The sender lives as long as `self`.
-            let _ = drained.wait_for(|count| *count >= others).await;
+            self.inner.all_drained.reached(others as u64).await;
             if let Some(meta) = self.inner.meta.get() {
                 meta.stop().await;
             }

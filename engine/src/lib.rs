@@ -8,6 +8,7 @@
 pub mod api;
 pub mod engine;
 pub mod journal;
+pub mod level;
 pub mod log;
 pub mod meta;
 pub mod messages;

@@ -17,8 +17,9 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
-use super::{Engine, Inner, Stage};
+use super::{Engine, Inner};
 use crate::journal::{Journal, JournalOptions, ReplayReport};
+use crate::level::Level;
 use crate::log::{FileCache, Roll, SegmentLog};
 use crate::messages::{Change, ShardReply, ShardRequest};
 use crate::meta::image::MetaImage;
@@ -72,9 +73,6 @@ pub enum BootError {
     /// Metadata could not be restored.
     #[error("metadata: {0}")]
     Metadata(String),
-    /// Shard 0 gave up.
-    #[error("the start was given up by shard 0")]
-    GivenUp,
 }
 
 impl Engine {
@@ -91,8 +89,7 @@ impl Engine {
         if engine.shard() == 0 {
             engine.boot().await?;
         } else {
-            let mut stage = engine.inner.stage.subscribe();
-            stage.wait_for(|stage| *stage == Stage::Ready).await.map_err(|_| BootError::GivenUp)?;
+            engine.inner.ready.reached(1).await;
         }
         Ok(engine)
     }
@@ -103,15 +100,15 @@ impl Engine {
             options,
             shard: OnceCell::new(),
             meta: OnceCell::new(),
-            stage: watch::Sender::new(Stage::Starting),
-            image_version: watch::Sender::new(0),
-            broadcast: watch::Sender::new(0),
+            ready: Level::default(),
+            image_version: Level::default(),
+            broadcast: Level::default(),
             on_connection: RefCell::default(),
             watches: RefCell::default(),
             next_watch: Cell::new(0),
             producer_ids: RefCell::new(0..0),
             drained: RefCell::default(),
-            all_drained: watch::Sender::new(0),
+            all_drained: Level::default(),
         };
         Self { inner: Rc::new(inner) }
     }
@@ -144,8 +141,7 @@ impl Engine {
         }
         self.spawn_broadcast(published);
         let first = self.inner.meta.get().map_or(0, |meta| meta.image().version);
-        let mut everywhere = self.inner.broadcast.subscribe();
-        everywhere.wait_for(|version| *version >= first).await.map_err(|_| BootError::GivenUp)?;
+        self.inner.broadcast.reached(first).await;
         self.tell_all(|| Change::Ready).await;
         Ok(())
     }
@@ -192,7 +188,7 @@ impl Engine {
             while published.changed().await.is_ok() {
                 let image = Arc::clone(&published.borrow_and_update());
                 engine.tell_all(|| Change::Image(Arc::clone(&image))).await;
-                engine.inner.broadcast.send_replace(image.version);
+                engine.inner.broadcast.raise(image.version);
             }
         });
     }

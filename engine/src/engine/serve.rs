@@ -8,7 +8,7 @@ use corelog_runtime::mesh::{Incoming, Reply};
 use corelog_runtime::task;
 use tokio::sync::oneshot;
 
-use super::{Engine, Stage};
+use super::Engine;
 use crate::api::{EpochEnd, FoundOffset, PartitionError, TopicError};
 use crate::messages::{Change, EpochPart, OffsetPart, ShardReply, ShardRequest};
 use crate::meta::image::{MetaImage, TopicMeta};
@@ -61,7 +61,7 @@ impl Engine {
             ShardRequest::Drained => {
                 self.inner.drained.borrow_mut().extend(reply);
                 let count = self.inner.drained.borrow().len();
-                self.inner.all_drained.send_replace(count);
+                self.inner.all_drained.raise(count as u64);
             }
             ShardRequest::Change(change) => {
                 let engine = self.clone();
@@ -81,7 +81,7 @@ impl Engine {
             }
             Change::Ready => {
                 self.local().spawn_reclaim();
-                self.inner.stage.send_replace(Stage::Ready);
+                self.inner.ready.raise(1);
                 ShardReply::Done
             }
             Change::CreateTopics(topics, validate_only) => {
@@ -121,10 +121,7 @@ impl Engine {
         validate_only: bool,
     ) -> ShardReply {
         if !validate_only && let Some(meta) = self.inner.meta.get() {
-            let version = meta.image().version;
-            let mut seen = self.inner.broadcast.subscribe();
-            // The sender lives as long as `self`.
-            let _ = seen.wait_for(|have| *have >= version).await;
+            self.inner.broadcast.reached(meta.image().version).await;
         }
         ShardReply::Topics(topics)
     }
@@ -139,7 +136,7 @@ impl Engine {
     pub(super) async fn apply_image(&self, image: Arc<MetaImage>) {
         let version = image.version;
         self.local().apply_image(image).await;
-        self.inner.image_version.send_replace(version);
+        self.inner.image_version.raise(version);
     }
 
     fn begin_watch(

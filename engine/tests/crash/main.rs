@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use corelog_engine::engine::{Engine, EngineOptions};
 use corelog_engine::journal::JournalOptions;
+use corelog_engine::level::Level;
 use corelog_engine::messages::{ShardReply, ShardRequest};
 use corelog_engine::meta::MetaOptions;
 use corelog_engine::planted::{Planted, PlantedBug};
@@ -26,7 +27,6 @@ use corelog_engine::types::NodeId;
 use corelog_runtime::shards::{ShardContext, stop_signal};
 use corelog_runtime::sim::{Sim, SimOptions};
 use corelog_runtime::{rand, task, time};
-use tokio::sync::watch;
 
 use crate::model::Violation;
 use crate::workload::SharedModel;
@@ -74,7 +74,7 @@ struct Life {
     /// Set when the disk may have lost what was not synced since the last check.
     power_lost: Rc<Cell<bool>>,
     violation: Rc<RefCell<Option<Violation>>>,
-    checked: Rc<watch::Sender<bool>>,
+    checked: Rc<Level>,
     /// Only check, then end.
     last: bool,
 }
@@ -95,9 +95,9 @@ async fn shard_main(context: ShardContext<ShardRequest, ShardReply>, life: Life)
             return Err("a promise was broken".to_owned());
         }
         life.power_lost.set(false);
-        life.checked.send_replace(true);
+        life.checked.raise(1);
     } else {
-        life.checked.subscribe().wait_for(|checked| *checked).await.map_err(|error| error.to_string())?;
+        life.checked.reached(1).await;
     }
     if !life.last {
         run_clients(&engine, &life).await;
@@ -107,9 +107,9 @@ async fn shard_main(context: ShardContext<ShardRequest, ShardReply>, life: Life)
 
 /// Lets clients work until the node is asked to stop; returns when all of them ended.
 async fn run_clients(engine: &Engine, life: &Life) {
-    let running = Rc::new(watch::Sender::new(CLIENTS_PER_SHARD));
+    let ended = Rc::new(Level::default());
     for _ in 0..CLIENTS_PER_SHARD {
-        let (engine, life, running) = (engine.clone(), life.clone(), Rc::clone(&running));
+        let (engine, life, ended) = (engine.clone(), life.clone(), Rc::clone(&ended));
         task::spawn(async move {
             while !stop_signal().is_raised() {
                 if let Err(violation) = workload::step(&engine, &life.model).await {
@@ -117,11 +117,11 @@ async fn run_clients(engine: &Engine, life: &Life) {
                     break;
                 }
             }
-            running.send_modify(|running| *running -= 1);
+            ended.raise(ended.get() + 1);
         });
     }
     stop_signal().wait().await;
-    let _ = running.subscribe().wait_for(|running| *running == 0).await;
+    ended.reached(CLIENTS_PER_SHARD as u64).await;
 }
 
 /// Holds everything that the node has against everything that it promised.
@@ -182,7 +182,7 @@ async fn tell(
             bug,
             power_lost: Rc::clone(&power_lost),
             violation: Rc::default(),
-            checked: Rc::new(watch::Sender::new(false)),
+            checked: Rc::default(),
             last: crash == crashes,
         };
         let for_shards = life.clone();
