@@ -22,7 +22,7 @@ pub struct RecoveredPartition {
     pub state: PartitionState,
     /// Batches that are not in segments, up to the log's end.
     pub tail: Vec<TailBatch>,
-    /// The entry from which the state can be rebuilt.
+    /// The oldest entry that rebuilding the state needs.
     pub state_lsn: Lsn,
     /// The segments must be cut to this offset before they are used.
     pub cut_segments_to: Option<Offset>,
@@ -142,6 +142,8 @@ impl Replay {
     /// were replayed before it, in order.
     fn adopt_state(&mut self, lsn: Lsn, state: PartitionState) {
         let partition = self.partition(lsn, state.target, state.log_end);
+        // What was wrong before is of no matter if this state is whole.
+        partition.fault = None;
         let flushed_to = state.position.batch_base;
         partition.tail.retain(|batch| batch.next > flushed_to && batch.base < state.log_end);
         let first = partition.tail.first().map_or(state.log_end, |batch| batch.base);
@@ -150,7 +152,8 @@ impl Replay {
             let (want, have) = (flushed_to..state.log_end, first..end);
             partition.blame(&format!("the checkpoint relies on offsets {want:?}, the journal holds {have:?}"));
         }
-        partition.adopt(lsn, state);
+        let relies_on = partition.tail.first().map_or(lsn, |batch| batch.lsn.min(lsn));
+        partition.adopt(relies_on, state);
     }
 
     fn carry_forward(&mut self, lsn: Lsn, entry: &Entry) {
@@ -160,6 +163,7 @@ impl Replay {
             Ok(state) if state.target == entry.target => match read_tail(lsn, payload, &state) {
                 Ok(tail) => {
                     partition.tail = tail;
+                    partition.fault = None;
                     partition.adopt(lsn, state);
                 }
                 Err(reason) => partition.blame(&format!("a carried tail is unreadable: {reason}")),
@@ -325,7 +329,7 @@ mod tests {
         let recovered = replay(&[&appends[..], &[checkpoint]].concat());
         let partition = &recovered.partitions[&target()];
         assert_eq!(partition.fault, None);
-        assert_eq!((partition.state_lsn, partition.tail[0].base, partition.tail.len()), (Lsn(2), Offset(10), 1));
+        assert_eq!((partition.state_lsn, partition.tail[0].base, partition.tail.len()), (Lsn(1), Offset(10), 1));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub struct Partition {
     producers: Producers,
     tail: Tail,
     log: Rc<SegmentLog>,
-    /// The journal entry from which this partition's state can be rebuilt.
+    /// The oldest journal entry that rebuilding this partition's state needs.
     state_lsn: Option<Lsn>,
     offline: Option<String>,
     /// Part of the stored state: acknowledged data was lost, so no restart heals this.
@@ -343,9 +343,10 @@ impl Partition {
         self.log.position()
     }
 
-    /// The journal entry at `lsn` holds the state as of its append.
+    /// The journal entry at `lsn` holds the state as of now. It relies on the entries of whatever
+    /// is not in segments now, also when that gets there later: the stored position is today's.
     pub fn state_stored(&mut self, lsn: Lsn) {
-        self.state_lsn = Some(lsn);
+        self.state_lsn = Some(self.tail.needed_from().map_or(lsn, |tail| tail.min(lsn)));
     }
 
     /// Forgets producers that have been silent for too long.

@@ -174,8 +174,8 @@ impl Shard {
             leader_epoch: LeaderEpoch(-1),
             payload: payload.freeze(),
         });
-        partition.state_stored(lsn);
         partition.tail_mut().carried_to(lsn);
+        partition.state_stored(lsn);
     }
 
     fn encode_state(&self, cell: &PartitionCell, now_ms: i64, payload: &mut BytesMut) {
