@@ -163,7 +163,7 @@ impl Engine {
         acks: Acks,
         parts: Vec<ProducePart>,
     ) -> impl Future<Output = Vec<ProduceOutcome>> + 'static {
-        let ask = |owner, parts| {
+        let ask = move |owner, parts| {
             if owner == self.shard() {
                 return self.local().produce(acks, parts).boxed_local();
             }

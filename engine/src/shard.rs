@@ -29,7 +29,7 @@ pub use self::fetch::Watch;
 pub use self::stats::ShardStats;
 use crate::api::PartitionError;
 use crate::journal::{Entry, EntryKind, Journal, JournalError};
-use crate::log::FileCache;
+use crate::log::{FileCache, FileCacheOptions};
 use crate::meta::Meta;
 use crate::meta::image::MetaImage;
 use crate::partition::Partition;
@@ -50,6 +50,9 @@ pub struct ShardOptions {
     pub unflushed_bytes_max: usize,
     /// A partition with so much unflushed data is written to its segments.
     pub flush_chunk_bytes: usize,
+    /// A tail of at least this size is written to segments instead of being carried forward in the
+    /// journal.
+    pub carry_bytes_max: usize,
     /// Appended and not yet written to the journal: at this size produces wait.
     pub journal_queue_bytes_max: usize,
     /// Segment files held open.
@@ -95,6 +98,10 @@ pub struct Shard {
     stopping: Cell<bool>,
 }
 
+pub(crate) fn file_cache(options: &ShardOptions) -> FileCacheOptions {
+    FileCacheOptions { open_files_max: options.open_files_max, ..FileCacheOptions::default() }
+}
+
 pub(crate) fn cell(partition: Partition) -> PartitionCell {
     Rc::new(RefCell::new(partition))
 }
@@ -111,7 +118,7 @@ impl Shard {
             index,
             shards,
             journal,
-            files: Rc::new(FileCache::new(options.open_files_max)),
+            files: FileCache::new(file_cache(&options)),
             options,
             partitions: RefCell::default(),
             image: RefCell::default(),
@@ -133,6 +140,11 @@ impl Shard {
             fault: RefCell::default(),
             stopping: Cell::new(false),
         }
+    }
+
+    /// Shard 0 keeps the metadata's log in its journal.
+    pub(crate) fn set_meta(&self, meta: Meta) {
+        *self.meta.borrow_mut() = Some(meta);
     }
 
     /// The metadata quorum's member, on shard 0.
@@ -211,7 +223,7 @@ impl Shard {
 
     /// Nothing is acknowledged or served from here any more: what was read back after a failed sync
     /// may never have reached the disk.
-    fn fence(&self, error: &JournalError) {
+    fn fence(self: &Rc<Self>, error: &JournalError) {
         let reason = format!("shard {} is fenced after an I/O error: {error}", self.index);
         tracing::error!(shard = self.index, %error, "journal failed, the shard is fenced");
         *self.fault.borrow_mut() = Some(reason.clone());
@@ -272,10 +284,25 @@ impl Shard {
         };
         self.journal.wait_synced(lsn).await.map_err(|error| PartitionError::Offline(error.to_string()))?;
         self.claim_flush(&cell).await;
+        // A checkpoint that names an older position could name a file that is about to go.
+        self.checkpoint_now(std::slice::from_ref(&cell));
+        let stored = self.wait_appended().await;
+        if let Err(error) = stored {
+            self.release_flush(&cell);
+            return Err(PartitionError::Offline(error.to_string()));
+        }
         let deleted = log.delete_below(log_start).await;
         self.release_flush(&cell);
         deleted.map_err(|error| PartitionError::Offline(error.to_string()))?;
         Ok(log_start)
+    }
+
+    /// Waits until everything appended so far is synced.
+    async fn wait_appended(&self) -> Result<(), JournalError> {
+        match self.journal.last_appended() {
+            Some(newest) => self.journal.wait_synced(newest).await,
+            None => Ok(()),
+        }
     }
 
     fn tail_shrank(&self, before: (usize, usize), partition: &Partition) {

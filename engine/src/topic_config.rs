@@ -8,6 +8,8 @@
 
 use std::collections::BTreeMap;
 
+use corelog_protocol::validate::{ProduceRules, TimestampRule};
+
 use crate::types::Durability;
 
 /// Stands for "no limit" in retention configs.
@@ -128,13 +130,23 @@ pub enum Enforcement {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Range {
     Boolean,
-    Int { min: i32 },
-    IntUpTo { min: i32, max: i32 },
+    Int {
+        min: i32,
+    },
+    IntUpTo {
+        min: i32,
+        max: i32,
+    },
     /// Like `Int`, and no larger than [`NodeDefaults::max_message_bytes_ceiling`].
     MessageBytes,
     GzipLevel,
-    Long { min: i64 },
-    Double { min: f64, max: f64 },
+    Long {
+        min: i64,
+    },
+    Double {
+        min: f64,
+        max: f64,
+    },
     OneOf(&'static [&'static str]),
     ListOf(&'static [&'static str]),
 }
@@ -322,9 +334,9 @@ static DESCRIPTORS: &[ConfigDescriptor] = &[
         "min.insync.replicas",
         Range::Int { min: 1 },
         Fixed("1"),
-        NotYet,
-        "How many replicas must be in sync for a produce with acks=all. Topics have one replica \
-         until nodes replicate, so this has no effect yet.",
+        Enforced,
+        "How many replicas must be in sync for a produce with acks=all; with fewer it is refused. \
+         Topics have one replica until nodes replicate, so a value above 1 refuses them all.",
     ),
     config(
         "preallocate",
@@ -430,16 +442,12 @@ impl ConfigDescriptor {
         };
         let text = value.trim();
         match self.range {
-            Range::Boolean => parse_bool(text).map(drop).ok_or_else(|| {
-                refuse("Expected value to be either true or false".to_owned())
-            }),
-            Range::Int { min } => {
-                check_int(text, min, i32::MAX).map_err(refuse)
-            }
+            Range::Boolean => parse_bool(text)
+                .map(drop)
+                .ok_or_else(|| refuse("Expected value to be either true or false".to_owned())),
+            Range::Int { min } => check_int(text, min, i32::MAX).map_err(refuse),
             Range::IntUpTo { min, max } => check_int(text, min, max).map_err(refuse),
-            Range::MessageBytes => {
-                check_int(text, 0, defaults.max_message_bytes_ceiling).map_err(refuse)
-            }
+            Range::MessageBytes => check_int(text, 0, defaults.max_message_bytes_ceiling).map_err(refuse),
             Range::GzipLevel => match text.parse::<i32>() {
                 Ok(-1 | 1..=9) => Ok(()),
                 Ok(_) => Err(refuse("Value must be between 1 and 9 or equal to -1".to_owned())),
@@ -457,9 +465,7 @@ impl ConfigDescriptor {
                 Err(_) => Err(refuse("Not a number of type DOUBLE".to_owned())),
             },
             Range::OneOf(allowed) if allowed.contains(&text) => Ok(()),
-            Range::OneOf(allowed) => {
-                Err(refuse(format!("String must be one of: {}", allowed.join(", "))))
-            }
+            Range::OneOf(allowed) => Err(refuse(format!("String must be one of: {}", allowed.join(", ")))),
             Range::ListOf(allowed) => match items(text).find(|item| !allowed.contains(item)) {
                 None => Ok(()),
                 Some(_) => Err(refuse(format!("String must be one of: {}", allowed.join(", ")))),
@@ -561,11 +567,11 @@ pub struct TopicConfig {
     /// `delete.retention.ms`.
     pub delete_retention_ms: i64,
     /// `index.interval.bytes`.
-    pub index_interval_bytes: i32,
+    pub index_interval_bytes: u64,
     /// `max.compaction.lag.ms`.
     pub max_compaction_lag_ms: i64,
     /// `max.message.bytes`.
-    pub max_message_bytes: i32,
+    pub max_message_bytes: usize,
     /// `message.timestamp.after.max.ms`.
     pub message_timestamp_after_max_ms: i64,
     /// `message.timestamp.before.max.ms`.
@@ -577,13 +583,13 @@ pub struct TopicConfig {
     /// `min.compaction.lag.ms`.
     pub min_compaction_lag_ms: i64,
     /// `min.insync.replicas`.
-    pub min_insync_replicas: i32,
+    pub min_insync_replicas: usize,
     /// `retention.bytes`, −1 for no limit.
     pub retention_bytes: i64,
     /// `retention.ms`, −1 for no limit.
     pub retention_ms: i64,
     /// `segment.bytes`.
-    pub segment_bytes: i32,
+    pub segment_bytes: u64,
     /// `segment.jitter.ms`.
     pub segment_jitter_ms: i64,
     /// `segment.ms`.
@@ -632,19 +638,35 @@ impl TopicConfig {
         Self::read(&usable, defaults)
     }
 
+    /// Whether the node overwrites the producer's timestamps.
+    pub fn is_log_append_time(&self) -> bool {
+        self.message_timestamp_type == TimestampType::LogAppendTime
+    }
+
+    /// What a produced batch must satisfy.
+    pub fn produce_rules(&self) -> ProduceRules {
+        ProduceRules {
+            max_message_bytes: self.max_message_bytes,
+            compacted: self.cleanup.compact,
+            timestamps: match self.message_timestamp_type {
+                TimestampType::CreateTime => TimestampRule::CreateTime {
+                    before_max_ms: self.message_timestamp_before_max_ms,
+                    after_max_ms: self.message_timestamp_after_max_ms,
+                },
+                TimestampType::LogAppendTime => TimestampRule::LogAppendTime,
+            },
+            ..ProduceRules::default()
+        }
+    }
+
     /// Every config of a topic with its value and source, by name.
-    pub fn describe(
-        overrides: &BTreeMap<String, String>,
-        defaults: &NodeDefaults,
-    ) -> Vec<DescribedConfig> {
+    pub fn describe(overrides: &BTreeMap<String, String>, defaults: &NodeDefaults) -> Vec<DescribedConfig> {
         DESCRIPTORS
             .iter()
             .map(|descriptor| match overrides.get(descriptor.name) {
-                Some(value) => DescribedConfig {
-                    descriptor,
-                    value: value.clone(),
-                    source: ConfigSource::Topic,
-                },
+                Some(value) => {
+                    DescribedConfig { descriptor, value: value.clone(), source: ConfigSource::Topic }
+                }
                 None => DescribedConfig {
                     descriptor,
                     value: descriptor.default_value(defaults),
@@ -676,8 +698,8 @@ impl TopicConfig {
             index_interval_bytes: values.parsed("index.interval.bytes"),
             max_compaction_lag_ms: values.parsed("max.compaction.lag.ms"),
             max_message_bytes: values
-                .parsed::<i32>("max.message.bytes")
-                .min(defaults.max_message_bytes_ceiling),
+                .parsed::<usize>("max.message.bytes")
+                .min(usize::try_from(defaults.max_message_bytes_ceiling).unwrap_or(0)),
             message_timestamp_after_max_ms: values.parsed("message.timestamp.after.max.ms"),
             message_timestamp_before_max_ms: values.parsed("message.timestamp.before.max.ms"),
             message_timestamp_type: match values.text("message.timestamp.type").as_str() {
@@ -708,9 +730,9 @@ impl Values<'_> {
     fn text(&self, name: &str) -> String {
         match self.overrides.get(name) {
             Some(value) => value.trim().to_owned(),
-            None => descriptor(name)
-                .expect("every name read here is in the table")
-                .default_value(self.defaults),
+            None => {
+                descriptor(name).expect("every name read here is in the table").default_value(self.defaults)
+            }
         }
     }
 
@@ -731,8 +753,7 @@ pub fn descriptor(name: &str) -> Option<&'static ConfigDescriptor> {
 /// # Errors
 /// An unknown name, or a value that is not allowed on this node.
 pub fn validate(name: &str, value: &str, defaults: &NodeDefaults) -> Result<(), ConfigError> {
-    let descriptor =
-        descriptor(name).ok_or_else(|| ConfigError::UnknownName(name.to_owned()))?;
+    let descriptor = descriptor(name).ok_or_else(|| ConfigError::UnknownName(name.to_owned()))?;
     descriptor.check(value, defaults)
 }
 
@@ -780,8 +801,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_kafka_4() {
-        let config =
-            TopicConfig::from_overrides(&BTreeMap::new(), &NodeDefaults::default()).unwrap();
+        let config = TopicConfig::from_overrides(&BTreeMap::new(), &NodeDefaults::default()).unwrap();
         assert_eq!(config.cleanup, Cleanup { compact: false, delete: true });
         assert_eq!(config.max_message_bytes, 1_048_588);
         assert_eq!(config.segment_bytes, 1_073_741_824);
@@ -833,10 +853,7 @@ mod tests {
     fn a_null_value_and_a_repeated_name_are_refused() {
         let defaults = NodeDefaults::default();
         let null = [("retention.ms".to_owned(), None)];
-        assert_eq!(
-            overrides_of(&null, &defaults),
-            Err(ConfigError::NullValue("retention.ms".to_owned()))
-        );
+        assert_eq!(overrides_of(&null, &defaults), Err(ConfigError::NullValue("retention.ms".to_owned())));
         let one = ("retention.ms".to_owned(), Some("1".to_owned()));
         assert_eq!(
             overrides_of(&[one.clone(), one], &defaults),
@@ -855,11 +872,8 @@ mod tests {
 
     #[test]
     fn an_existing_topic_keeps_working_when_the_ceiling_falls_or_a_name_is_gone() {
-        let overrides = set(&[
-            ("max.message.bytes", "5000000"),
-            ("from.the.future", "x"),
-            ("retention.ms", "60000"),
-        ]);
+        let overrides =
+            set(&[("max.message.bytes", "5000000"), ("from.the.future", "x"), ("retention.ms", "60000")]);
         let config = TopicConfig::effective(&overrides, &NodeDefaults::with_ceiling(1_000_000));
         assert_eq!(config.max_message_bytes, 1_000_000);
         assert_eq!(config.retention_ms, 60_000);
@@ -871,7 +885,10 @@ mod tests {
         let described = TopicConfig::describe(&set(&[("retention.ms", "5")]), &defaults);
         assert_eq!(described.len(), DESCRIPTORS.len());
         let of = |name: &str| described.iter().find(|one| one.descriptor.name == name).unwrap();
-        assert_eq!((of("retention.ms").source, of("retention.ms").value.as_str()), (ConfigSource::Topic, "5"));
+        assert_eq!(
+            (of("retention.ms").source, of("retention.ms").value.as_str()),
+            (ConfigSource::Topic, "5")
+        );
         assert_eq!(of("segment.bytes").source, ConfigSource::Node);
         assert_eq!(of("segment.ms").source, ConfigSource::Default);
         assert_eq!(of("segment.bytes").descriptor.config_type().code(), 3);

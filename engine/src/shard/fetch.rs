@@ -191,9 +191,9 @@ impl Shard {
     ) -> Result<Option<(Offset, i64)>, PartitionError> {
         let (log, flushed_to, target) = parts(cell);
         if flushed_to > log_start {
-            let in_segments = log.offset_for_time(timestamp_ms, log_start).await;
+            let in_segments = log.offset_for_time(timestamp_ms).await;
             if let Some(found) = in_segments.map_err(|error| read_failed(target, &error))? {
-                return Ok(Some(found).filter(|(offset, _)| *offset < end));
+                return Ok(Some(found).filter(|(offset, _)| (log_start..end).contains(offset)));
             }
         }
         let partition = cell.borrow();

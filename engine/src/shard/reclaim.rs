@@ -21,9 +21,6 @@ use crate::partition::producers::Producers;
 use crate::planted::Planted;
 use crate::types::{LeaderEpoch, Lsn, Offset, TopicPartition};
 
-/// A tail of at least this size is written to segments instead of being carried forward.
-const CARRY_BYTES_MAX: usize = 64 * 1024;
-
 /// Tails carried for one file add up to this share of it at most, so that reclaiming a file frees
 /// more room than it takes.
 const CARRY_SHARE: u64 = 4;
@@ -91,9 +88,7 @@ impl Shard {
             yield_if_needed().await;
         }
         self.carry_deletions(end);
-        if let Some(newest) = self.journal.last_appended() {
-            self.journal.wait_synced(newest).await?;
-        }
+        self.wait_appended().await?;
         assert!(self.partitions_needing(end).is_empty(), "a reclaimed journal file is needed by nobody");
         self.journal.release(end);
         Ok(true)
@@ -116,7 +111,7 @@ impl Shard {
         let mut flushes = FuturesUnordered::new();
         for (size, cell) in by_size {
             carried += size as u64;
-            if size < CARRY_BYTES_MAX && carried <= budget {
+            if size < self.options.carry_bytes_max && carried <= budget {
                 continue;
             }
             let shard = Rc::clone(self);

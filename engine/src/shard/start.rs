@@ -1,6 +1,6 @@
 //! From a journal and a picture of the metadata to partitions in service, and back down.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -105,7 +105,7 @@ impl Shard {
     async fn adopt_replayed(self: &Rc<Self>, recovered: RecoveredPartition) {
         let RecoveredPartition { mut state, tail, state_lsn, cut_segments_to, fault, .. } = recovered;
         let target = state.target;
-        let config = Rc::new(TopicConfig::defaults(&self.defaults));
+        let config = Rc::new(TopicConfig::effective(&BTreeMap::new(), &self.defaults));
         let log = self.segment_log(&state, &config);
         let mut fault = fault;
         if let Some(end) = cut_segments_to {
@@ -128,7 +128,7 @@ impl Shard {
     pub fn adopt_drained(self: &Rc<Self>, states: Vec<PartitionState>) -> Option<Lsn> {
         let mut cells = Vec::with_capacity(states.len());
         for state in states {
-            let config = Rc::new(TopicConfig::defaults(&self.defaults));
+            let config = Rc::new(TopicConfig::effective(&BTreeMap::new(), &self.defaults));
             let log = self.segment_log(&state, &config);
             let target = state.target;
             let cell = super::cell(Partition::new(state, Vec::new(), None, log, config));
@@ -178,7 +178,7 @@ impl Shard {
 
     fn apply_topic(self: &Rc<Self>, topic: &TopicMeta) {
         // Metadata validated the configs when they were set; a newer node may know more of them.
-        let config = Rc::new(TopicConfig::from_overrides_lenient(&topic.configs, &self.defaults));
+        let config = Rc::new(TopicConfig::effective(&topic.configs, &self.defaults));
         for (partition, meta) in (0_i32..).zip(&topic.partitions) {
             let partition = PartitionId(partition);
             let here = topic.shard_of(partition, self.shards) == self.index;
@@ -312,7 +312,6 @@ impl Shard {
         {
             self.reclaim(newest.next()).await?;
         }
-        self.files.close_all().await;
         self.journal.clone().close().await?;
         Ok(())
     }
@@ -345,6 +344,5 @@ pub fn segment_options(config: &TopicConfig, options: &ShardOptions) -> SegmentO
         segment_ms: config.segment_ms,
         index_interval_bytes: config.index_interval_bytes,
         planted: options.planted,
-        ..SegmentOptions::default()
     }
 }
