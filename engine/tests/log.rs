@@ -340,6 +340,7 @@ fn run_seed(seed: u64) -> u64 {
         segment_bytes: sizes[usize::try_from(seed % 4).unwrap()],
         segment_ms: 60_000,
         index_interval_bytes: if seed.is_multiple_of(3) { 1 } else { 4096 },
+        ..SegmentOptions::default()
     };
     let journal = Journal {
         checkpoint: SegmentPosition::start(Offset(0)),
