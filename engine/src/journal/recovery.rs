@@ -493,9 +493,14 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         for file in &mut self.files {
             let failed = io_error("read", &file.path);
             let Ok(header) = file.header else {
-                if let Some(last) = file.commits.iter().map(CommitHeader::end_lsn).max() {
+                // Of which generation a file without a header is, only its commits can say.
+                let behind = file.commits.iter().filter(|commit| {
+                    (lost.stop.generation..lost.until).contains(&commit.generation)
+                });
+                if let Some(oldest) = behind.clone().map(|commit| commit.generation).min() {
                     partitions = None;
-                    end_lsn = end_lsn.max(last);
+                    end_lsn = behind.map(CommitHeader::end_lsn).fold(end_lsn, Lsn::max);
+                    kept.push((oldest, file.path.clone(), file.len));
                 }
                 continue;
             };
