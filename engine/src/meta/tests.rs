@@ -130,18 +130,14 @@ fn a_request_gives_counts_or_assignments_and_known_configs() {
     assert!(matches!(spec(&assigned(topic(1, -1))), Err(TopicError::InvalidRequest(_))));
     assert!(matches!(spec(&assigned(topic(-1, 1))), Err(TopicError::InvalidRequest(_))));
     let bad = NewTopic { configs: vec![("no.such".to_owned(), Some("1".to_owned()))], ..topic(1, 1) };
-    assert_eq!(
-        spec(&bad),
-        Err(TopicError::InvalidConfig("Unknown topic config name: no.such".to_owned()))
-    );
+    assert_eq!(spec(&bad), Err(TopicError::InvalidConfig("Unknown topic config name: no.such".to_owned())));
 }
 
 #[test]
 fn one_request_cannot_name_a_topic_twice() {
     let mut image = image_of(&[register(1)]);
     let topics = vec![spread(1, "t", 1, 1), spread(2, "u", 1, 1), spread(3, "t", 1, 1)];
-    let MetaReply::Created(created) = state::apply(&mut image, MetaCommand::CreateTopics { topics })
-    else {
+    let MetaReply::Created(created) = state::apply(&mut image, MetaCommand::CreateTopics { topics }) else {
         panic!("not a creation's reply")
     };
     assert_eq!(created.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false]);
@@ -186,7 +182,8 @@ fn any_command() -> impl Strategy<Value = MetaCommand> {
     let name = prop_oneof!["[a-c][._][a-c]", "[a-f]", Just("bad name".to_owned())];
     let topic = (any::<u128>(), name.clone(), -1..6_i32, -1..4_i16)
         .prop_map(|(number, name, partitions, factor)| spread(number, &name, partitions, factor));
-    let reference = prop_oneof![name.prop_map(TopicRef::Name), any::<u128>().prop_map(|n| TopicRef::Id(id(n)))];
+    let reference =
+        prop_oneof![name.prop_map(TopicRef::Name), any::<u128>().prop_map(|n| TopicRef::Id(id(n)))];
     prop_oneof![
         1 => "[a-z]{4}".prop_map(|cluster_id| MetaCommand::InitCluster { cluster_id }),
         2 => (1..5_i32).prop_map(register),
