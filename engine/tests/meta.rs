@@ -19,7 +19,7 @@ use corelog_engine::meta::{Meta, MetaError, MetaOptions, MetaRecovery};
 use corelog_engine::types::{LeaderEpoch, Lsn, NodeId, Offset, TopicId, TopicPartition};
 use corelog_runtime::shards::ShardContext;
 use corelog_runtime::sim::{FaultOn, Sim, SimOptions, block_on};
-use corelog_runtime::{rand, task, time};
+use corelog_runtime::{fs, rand, task, time};
 
 const NODE: u32 = 1;
 const DIR: &str = "/data/journal";
@@ -266,6 +266,11 @@ struct Outcome {
 fn run_seed(seed: u64) -> Outcome {
     let sim = Sim::new(seed, SimOptions::default());
     let model = Shared::default();
+    // The data directory is there before the node is.
+    sim.run_on(NODE, async {
+        fs::create_dir_all("/data").await.unwrap();
+        fs::sync_dir("/").await.unwrap();
+    });
     sim.run_until(async {
         for _ in 0..3 + rand::below(6) {
             let lived = Rc::clone(&model);
