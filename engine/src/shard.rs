@@ -29,11 +29,13 @@ pub use self::fetch::Watch;
 pub use self::stats::ShardStats;
 use crate::api::PartitionError;
 use crate::journal::{Entry, EntryKind, Journal, JournalError};
-use crate::log::FileCache;
+use crate::log::{FileCache, FileCacheOptions};
+use crate::meta::Meta;
 use crate::meta::image::MetaImage;
 use crate::partition::Partition;
 use crate::planted::PlantedBug;
-use crate::types::{LeaderEpoch, NodeId, Offset, TopicPartition};
+use crate::topic_config::NodeDefaults;
+use crate::types::{LeaderEpoch, Lsn, NodeId, Offset, TopicPartition};
 
 /// Limits of a shard. Sizes are per shard.
 #[derive(Debug, Clone)]
@@ -48,6 +50,9 @@ pub struct ShardOptions {
     pub unflushed_bytes_max: usize,
     /// A partition with so much unflushed data is written to its segments.
     pub flush_chunk_bytes: usize,
+    /// A tail of at least this size is written to segments instead of being carried forward in the
+    /// journal.
+    pub carry_bytes_max: usize,
     /// Appended and not yet written to the journal: at this size produces wait.
     pub journal_queue_bytes_max: usize,
     /// Segment files held open.
@@ -82,11 +87,71 @@ pub struct Shard {
     /// A partition's right to flush was given back, or a flush ended.
     flush_ended: Notify,
     next_watch: Cell<u64>,
+    /// Set on shard 0, whose journal holds the metadata's log.
+    meta: RefCell<Option<Meta>>,
+    /// Deletions whose files are not gone yet, and the journal entry that says so.
+    deletions: RefCell<BTreeMap<TopicPartition, Lsn>>,
+    /// Set when the journal lost acknowledged entries and cannot tell of which partitions.
+    lost: RefCell<Option<String>>,
+    defaults: NodeDefaults,
     fault: RefCell<Option<String>>,
     stopping: Cell<bool>,
 }
 
+pub(crate) fn file_cache(options: &ShardOptions) -> FileCacheOptions {
+    FileCacheOptions { open_files_max: options.open_files_max, ..FileCacheOptions::default() }
+}
+
+pub(crate) fn cell(partition: Partition) -> PartitionCell {
+    Rc::new(RefCell::new(partition))
+}
+
 impl Shard {
+    fn new(
+        index: usize,
+        shards: usize,
+        options: ShardOptions,
+        journal: Journal,
+        defaults: NodeDefaults,
+    ) -> Self {
+        Self {
+            index,
+            shards,
+            journal,
+            files: FileCache::new(file_cache(&options)),
+            options,
+            partitions: RefCell::default(),
+            image: RefCell::default(),
+            strays: RefCell::default(),
+            acks: AckQueue::default(),
+            parked: RefCell::default(),
+            scratch: RefCell::default(),
+            tail_bytes: Cell::new(0),
+            unflushed_bytes: Cell::new(0),
+            evictable: RefCell::default(),
+            flush_queue: RefCell::default(),
+            flush_wanted: Notify::new(),
+            flush_ended: Notify::new(),
+            next_watch: Cell::new(0),
+            meta: RefCell::default(),
+            deletions: RefCell::default(),
+            lost: RefCell::default(),
+            defaults,
+            fault: RefCell::default(),
+            stopping: Cell::new(false),
+        }
+    }
+
+    /// Shard 0 keeps the metadata's log in its journal.
+    pub(crate) fn set_meta(&self, meta: Meta) {
+        *self.meta.borrow_mut() = Some(meta);
+    }
+
+    /// The metadata quorum's member, on shard 0.
+    pub fn meta(&self) -> Option<Meta> {
+        self.meta.borrow().clone()
+    }
+
     /// Which shard of the node this is.
     pub fn index(&self) -> usize {
         self.index
@@ -131,6 +196,11 @@ impl Shard {
         for _ in 0..flush::WORKERS {
             task::spawn_in(Class::Background, Rc::clone(self).flush_worker());
         }
+    }
+
+    /// Starts giving journal files back. Not before metadata has taken over what the journal of
+    /// shard 0 holds of it: until then nobody says what is still needed.
+    pub(crate) fn spawn_reclaim(self: &Rc<Self>) {
         task::spawn_in(Class::Background, Rc::clone(self).reclaim_worker());
     }
 
@@ -158,7 +228,7 @@ impl Shard {
 
     /// Nothing is acknowledged or served from here any more: what was read back after a failed sync
     /// may never have reached the disk.
-    fn fence(&self, error: &JournalError) {
+    fn fence(self: &Rc<Self>, error: &JournalError) {
         let reason = format!("shard {} is fenced after an I/O error: {error}", self.index);
         tracing::error!(shard = self.index, %error, "journal failed, the shard is fenced");
         *self.fault.borrow_mut() = Some(reason.clone());
@@ -191,12 +261,12 @@ impl Shard {
             let before = (partition.tail().bytes(), partition.tail().unflushed_bytes());
             partition.truncate_to(end);
             self.tail_shrank(before, &partition);
-            (lsn, Rc::clone(partition.log()), end < partition.position().batch_base)
+            (lsn, Rc::clone(partition.log()), partition.position().reaches_beyond(end))
         };
         self.journal.wait_synced(lsn).await.map_err(|error| PartitionError::Offline(error.to_string()))?;
         if below_segments {
             log.truncate_to(end).await.map_err(|error| PartitionError::Offline(error.to_string()))?;
-            self.checkpoint(std::slice::from_ref(cell)).await;
+            self.checkpoint_now(std::slice::from_ref(cell));
         }
         Ok(())
     }
@@ -219,10 +289,25 @@ impl Shard {
         };
         self.journal.wait_synced(lsn).await.map_err(|error| PartitionError::Offline(error.to_string()))?;
         self.claim_flush(&cell).await;
+        // A checkpoint that names an older position could name a file that is about to go.
+        self.checkpoint_now(std::slice::from_ref(&cell));
+        let stored = self.wait_appended().await;
+        if let Err(error) = stored {
+            self.release_flush(&cell);
+            return Err(PartitionError::Offline(error.to_string()));
+        }
         let deleted = log.delete_below(log_start).await;
         self.release_flush(&cell);
         deleted.map_err(|error| PartitionError::Offline(error.to_string()))?;
         Ok(log_start)
+    }
+
+    /// Waits until everything appended so far is synced.
+    async fn wait_appended(&self) -> Result<(), JournalError> {
+        match self.journal.last_appended() {
+            Some(newest) => self.journal.wait_synced(newest).await,
+            None => Ok(()),
+        }
     }
 
     fn tail_shrank(&self, before: (usize, usize), partition: &Partition) {

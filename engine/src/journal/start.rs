@@ -5,12 +5,13 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use corelog_runtime::fs::{self, BLOCK_BYTES, File, OpenMode};
 use corelog_runtime::rand;
 
-use super::format::{Entry, FileHeader, RunHeader};
+use super::format::{Entry, FileHeader, RunEnd, RunHeader};
 use super::housekeeping::{FILL_STEP_BYTES, write_header};
 use super::recovery::{DeadFile, Recovered, recover};
 use super::scan::{FIRST_COMMIT_BYTES, Link, file_name};
@@ -37,10 +38,10 @@ pub(super) async fn open(
     let mut recovered = recover(&options, sink).await?;
     let report = recovered.report.clone();
     log_report(&options, &report);
-    let start = if options.planted.has(Planted::TailReused) && recovered.tail.is_some() {
-        reuse_tail(&options, &mut recovered).await?
-    } else {
-        new_run(&options, &mut recovered).await?
+    let tail = recovered.tail.take().filter(|_| options.planted.has(Planted::TailReused));
+    let start = match tail {
+        Some(tail) => reuse_tail(&options, &mut recovered, tail).await?,
+        None => new_run(&options, &mut recovered).await?,
     };
     let state = RefCell::new(State::new(options.clone(), start));
     let inner = Inner {
@@ -104,73 +105,69 @@ async fn new_run(
     let ready_bytes = options.first_file_bytes.min(FILL_STEP_BYTES);
     file.zero_fill(FIRST_COMMIT_BYTES, ready_bytes).await.map_err(&failed)?;
     fs::sync_dir(&options.dir).await.map_err(io_error("sync", &options.dir))?;
-    let mut live: VecDeque<LiveFile> = recovered.live.drain(..).map(LiveFile::from).collect();
-    live.push_back(LiveFile {
-        path,
-        file: Some(file.clone()),
+    let head = Head {
+        file,
         generation,
-        lsns: run.first_lsn..run.first_lsn,
-        first_sequence: None,
+        position_bytes: FIRST_COMMIT_BYTES,
+        ready_bytes,
         bytes: options.first_file_bytes,
-        unreplayed: false,
-        old_run: false,
-    });
-    Ok(Start {
-        run,
-        link: Link::of_run(&run),
-        head: Head {
-            file,
-            generation,
-            position_bytes: FIRST_COMMIT_BYTES,
-            ready_bytes,
-            bytes: options.first_file_bytes,
-        },
-        live,
-        spares: Vec::new(),
-        dead: recovered.dead.drain(..).map(dead).collect(),
-        next_generation: generation + 1,
-        next_index: recovered.next_index + 1,
-    })
+    };
+    Ok(start_with(recovered, run, Link::of_run(&run), head, path))
 }
 
-/// The planted bug: the old run's last file is appended to.
+/// The planted bug: the next entries go behind the old run's last one, in its file.
 async fn reuse_tail(
     options: &JournalOptions,
     recovered: &mut Recovered,
+    (header, path, end): (FileHeader, PathBuf, RunEnd),
 ) -> Result<Start, JournalError> {
-    let Some((header, path, end)) = recovered.tail.take() else {
-        return new_run(options, recovered).await;
-    };
+    for leftover in recovered.dead.drain(..).filter(|dead| dead.path != path) {
+        fs::remove_file(&leftover.path).await.map_err(io_error("remove", &leftover.path))?;
+    }
+    fs::sync_dir(&options.dir).await.map_err(io_error("sync", &options.dir))?;
     let file = File::open(&path, OpenMode::ReadWrite).await.map_err(io_error("open", &path))?;
     let bytes = file.len().await.map_err(io_error("open", &path))?;
+    recovered.live.retain(|live| live.generation < header.generation);
+    let head = Head {
+        file,
+        generation: header.generation,
+        position_bytes: end.position_bytes,
+        ready_bytes: bytes,
+        bytes,
+    };
+    let link = Link { sequence: end.sequence, lsn: end.lsn, predecessor: end.crc };
+    recovered.generation = header.generation;
+    Ok(start_with(recovered, header.run, link, head, path))
+}
+
+/// A journal whose head is `head`, behind the files of earlier runs.
+fn start_with(
+    recovered: &mut Recovered,
+    run: RunHeader,
+    link: Link,
+    head: Head,
+    path: PathBuf,
+) -> Start {
     let mut live: VecDeque<LiveFile> = recovered.live.drain(..).map(LiveFile::from).collect();
-    live.retain(|live| live.generation != header.generation);
     live.push_back(LiveFile {
         path,
-        file: Some(file.clone()),
-        generation: header.generation,
-        lsns: end.lsn..end.lsn,
+        file: Some(head.file.clone()),
+        generation: head.generation,
+        lsns: link.lsn..link.lsn,
         first_sequence: None,
-        bytes,
+        bytes: head.bytes,
         unreplayed: false,
         old_run: false,
     });
-    Ok(Start {
-        run: header.run,
-        link: Link { sequence: end.sequence, lsn: end.lsn, predecessor: end.crc },
-        head: Head {
-            file,
-            generation: header.generation,
-            position_bytes: end.position_bytes,
-            ready_bytes: bytes,
-            bytes,
-        },
+    Start {
+        run,
+        link,
+        next_generation: head.generation + 1,
+        head,
         live,
-        spares: Vec::new(),
-        dead: Vec::new(),
-        next_generation: recovered.generation,
-        next_index: recovered.next_index,
-    })
+        dead: recovered.dead.drain(..).map(dead).collect(),
+        next_index: recovered.next_index + 1,
+    }
 }
 
 fn dead(file: DeadFile) -> LiveFile {

@@ -47,6 +47,8 @@ pub struct Partition {
     /// The journal entry from which this partition's state can be rebuilt.
     state_lsn: Option<Lsn>,
     offline: Option<String>,
+    /// Part of the stored state: acknowledged data was lost, so no restart heals this.
+    fault: Option<String>,
     watchers: BTreeMap<WatchId, Rc<Notify>>,
     /// Held while segments are written or truncated: one at a time.
     flushing: bool,
@@ -102,7 +104,8 @@ impl Partition {
             tail: Tail::default(),
             log,
             state_lsn,
-            offline: None,
+            offline: state.fault.clone(),
+            fault: state.fault,
             watchers: BTreeMap::new(),
             flushing: false,
         };
@@ -179,6 +182,12 @@ impl Partition {
     pub fn take_offline(&mut self, reason: &str) {
         self.offline.get_or_insert_with(|| reason.to_owned());
         self.wake_watchers();
+    }
+
+    /// Takes the partition out of service for good: the fault is part of its stored state.
+    pub fn set_fault(&mut self, reason: &str) {
+        self.fault.get_or_insert_with(|| reason.to_owned());
+        self.take_offline(reason);
     }
 
     /// Checks that the partition can answer a client that knows `current` as its leader epoch.
@@ -325,6 +334,7 @@ impl Partition {
             high_watermark: self.high_watermark,
             epochs: self.epochs.clone(),
             producers: self.producers.clone(),
+            fault: self.fault.clone(),
         }
     }
 
@@ -358,6 +368,12 @@ impl Partition {
         self.epochs.truncate_to(end);
         self.producers.truncate_to(end);
         self.wake_watchers();
+    }
+
+    /// Forgets what is in memory: the partition was deleted, its journal entries are not needed.
+    pub fn drop_tail(&mut self) {
+        self.tail = Tail::default();
+        self.state_lsn = None;
     }
 
     /// Claims the right to write this partition's segments; `false` while somebody else has it.

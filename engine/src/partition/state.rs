@@ -19,6 +19,8 @@ const FIXED_BYTES: usize = 1 + 16 + 4 + 4 * 8 + 3 * 8;
 const EPOCH_BYTES: usize = 4 + 8;
 const PRODUCER_BYTES: usize = 8 + 2 + 8 + 1;
 const BATCH_BYTES: usize = 4 + 4 + 8 + 8;
+/// A longer fault message is cut.
+const FAULT_BYTES_MAX: usize = 1024;
 
 /// Everything about a partition that its segments do not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct PartitionState {
     pub epochs: EpochHistory,
     /// Idempotent producers.
     pub producers: Producers,
+    /// Why the partition is out of service for good: acknowledged data of it was lost.
+    pub fault: Option<String>,
 }
 
 /// Stored state that cannot be read.
@@ -64,6 +68,7 @@ impl PartitionState {
             high_watermark: Offset(0),
             epochs: EpochHistory::default(),
             producers: Producers::default(),
+            fault: None,
         }
     }
 
@@ -91,6 +96,10 @@ impl PartitionState {
         for (id, producer) in producers {
             encode_producer(id, producer, out);
         }
+        let fault = self.fault.as_deref().unwrap_or_default();
+        let fault = &fault.as_bytes()[..fault.len().min(FAULT_BYTES_MAX)];
+        out.put_u16_le(u16::try_from(fault.len()).expect("bounded by FAULT_BYTES_MAX"));
+        out.put_slice(fault);
     }
 
     /// Reads one state from the front of `bytes`.
@@ -123,7 +132,8 @@ impl PartitionState {
         }
         let epochs = decode_epochs(bytes)?;
         let producers = decode_producers(bytes)?;
-        Ok(Self { target, position, log_start, log_end, high_watermark, epochs, producers })
+        let fault = decode_fault(bytes)?;
+        Ok(Self { target, position, log_start, log_end, high_watermark, epochs, producers, fault })
     }
 }
 
@@ -184,6 +194,18 @@ fn decode_producers(bytes: &mut Bytes) -> Result<Producers, StateError> {
     Ok(producers)
 }
 
+fn decode_fault(bytes: &mut Bytes) -> Result<Option<String>, StateError> {
+    if bytes.remaining() < 2 {
+        return Err(StateError::Short);
+    }
+    let len = usize::from(bytes.get_u16_le());
+    if bytes.remaining() < len {
+        return Err(StateError::Short);
+    }
+    let fault = bytes.split_to(len);
+    Ok((len > 0).then(|| String::from_utf8_lossy(&fault).into_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -206,6 +228,7 @@ mod tests {
                 state.log_start = Offset(numbers[2]);
                 state.high_watermark = Offset(numbers[3]);
                 state.log_end = Offset(numbers[4]);
+                state.fault = (numbers[4] % 2 == 0).then(|| "a flipped bit".to_owned());
                 for (index, epoch) in epochs.into_keys().enumerate() {
                     state.epochs.note(LeaderEpoch(epoch), Offset(i64::try_from(index).unwrap()));
                 }

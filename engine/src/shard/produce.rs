@@ -60,7 +60,7 @@ impl Shard {
     fn has_room(&self) -> bool {
         let unflushed = self.unflushed_bytes.get() < self.options.unflushed_bytes_max;
         let queued = self.journal.queued_bytes() < self.options.journal_queue_bytes_max;
-        let soft_limit = matches!(self.journal.full(), Some(JournalFull::Recycling));
+        let soft_limit = matches!(self.journal.full(), Some(JournalFull::Files));
         self.fault.borrow().is_some() || self.stopping.get() || (unflushed && queued && !soft_limit)
     }
 
@@ -120,7 +120,7 @@ impl Shard {
         now_ms: i64,
     ) -> Result<(Produced, Option<(Durability, Lsn)>), ProduceError> {
         let cell = self.partition(&part.target).map_err(|error| partition_refusal(&error))?;
-        if let Some(JournalFull::DiskFull) = self.journal.full() {
+        if let Some(JournalFull::Disk) = self.journal.full() {
             return Err(partition_refusal(&PartitionError::DiskFull));
         }
         let mut partition = cell.borrow_mut();

@@ -6,6 +6,7 @@
 //! writes and not ten thousand syncs.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use corelog_runtime::task::yield_if_needed;
@@ -13,24 +14,39 @@ use corelog_runtime::time;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::{PartitionCell, Shard};
+use super::{PartitionCell, Shard, entry};
 use crate::journal::{Entry, EntryKind, JournalError};
+use crate::meta::MetaError;
 use crate::partition::producers::Producers;
 use crate::planted::Planted;
 use crate::types::{LeaderEpoch, Lsn, Offset, TopicPartition};
-
-/// A tail of at least this size is written to segments instead of being carried forward.
-const CARRY_BYTES_MAX: usize = 64 * 1024;
 
 /// Tails carried for one file add up to this share of it at most, so that reclaiming a file frees
 /// more room than it takes.
 const CARRY_SHARE: u64 = 4;
 
+/// Partitions whose state is journalled without letting other tasks run.
+const CHECKPOINT_PARTITIONS: usize = 128;
+
 /// Checkpoint entries are cut at about this size.
 const CHECKPOINT_BYTES: usize = 256 * 1024;
 
+/// How long a reclaim waits before it tries again when segments could not be written.
+const RETRY: Duration = Duration::from_millis(500);
+
 /// Segment flushes that a reclaim runs at a time.
 const FLUSHES: usize = 4;
+
+/// Why the journal's oldest entries are still needed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReclaimError {
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The metadata's log could not be compacted.
+    #[error("metadata could not be compacted: {0}")]
+    Metadata(#[from] MetaError),
+}
 
 impl Shard {
     /// Frees journal files when the journal asks for it, for as long as the shard lives.
@@ -42,7 +58,8 @@ impl Shard {
             }
             let Some(oldest) = self.journal.oldest_live() else { continue };
             match self.reclaim(oldest.end).await {
-                Ok(()) => self.retry_parked(),
+                Ok(true) => self.retry_parked(),
+                Ok(false) => time::sleep(RETRY).await,
                 Err(error) => {
                     tracing::error!(shard = self.index, %error, "the journal could not be reclaimed");
                     return;
@@ -51,26 +68,30 @@ impl Shard {
         }
     }
 
-    /// Makes every entry below `end` superfluous and gives their files back.
-    pub(super) async fn reclaim(self: &Rc<Self>, end: Lsn) -> Result<(), JournalError> {
+    /// Makes every entry below `end` superfluous and gives their files back. `false` when a large
+    /// tail could not be written to its segments, so that its entries are still needed.
+    pub(super) async fn reclaim(self: &Rc<Self>, end: Lsn) -> Result<bool, ReclaimError> {
         self.compact_metadata(end).await?;
         let needy = self.partitions_needing(end);
         self.flush_large(&needy).await;
         // Partitions went on appending meanwhile: each state is taken and journalled at once.
-        let (flushed, small): (Vec<_>, Vec<_>) =
-            needy.into_iter().partition(|cell| cell.borrow().tail().unflushed_bytes() == 0);
-        self.checkpoint(&flushed).await;
-        for cell in &small {
-            self.carry_forward(cell);
+        for chunk in needy.chunks(CHECKPOINT_PARTITIONS) {
+            let needs_tail = |cell: &PartitionCell| cell.borrow().tail().needed_from().is_some_and(|lsn| lsn < end);
+            let (carried, stored): (Vec<_>, Vec<_>) = chunk.iter().cloned().partition(needs_tail);
+            self.checkpoint_now(&stored);
+            for cell in &carried {
+                if cell.borrow().tail().unflushed_bytes() > self.journal.max_entry_bytes() / 2 {
+                    return Ok(false);
+                }
+                self.carry_forward(cell);
+            }
             yield_if_needed().await;
         }
-        if let Some(newest) = self.journal.last_appended() {
-            self.journal.wait_synced(newest).await?;
-        }
-        let mut still = self.partitions_needing(end).into_iter();
-        assert!(still.next().is_none(), "a reclaimed journal file is needed by nobody");
+        self.carry_deletions(end);
+        self.wait_appended().await?;
+        assert!(self.partitions_needing(end).is_empty(), "a reclaimed journal file is needed by nobody");
         self.journal.release(end);
-        Ok(())
+        Ok(true)
     }
 
     fn partitions_needing(&self, end: Lsn) -> Vec<PartitionCell> {
@@ -90,7 +111,7 @@ impl Shard {
         let mut flushes = FuturesUnordered::new();
         for (size, cell) in by_size {
             carried += size as u64;
-            if size < CARRY_BYTES_MAX && carried <= budget {
+            if size < self.options.carry_bytes_max && carried <= budget {
                 continue;
             }
             let shard = Rc::clone(self);
@@ -106,8 +127,9 @@ impl Shard {
         while flushes.next().await.is_some() {}
     }
 
-    /// Journals the state of partitions whose batches need no carrying.
-    pub(super) async fn checkpoint(&self, cells: &[PartitionCell]) {
+    /// Journals the state of partitions, at this moment. Their unflushed batches stay where they are
+    /// in the journal.
+    pub(super) fn checkpoint_now(&self, cells: &[PartitionCell]) {
         let now_ms = time::unix_time_ms();
         let mut payload = BytesMut::new();
         let mut named = Vec::new();
@@ -117,7 +139,6 @@ impl Shard {
             if payload.len() >= CHECKPOINT_BYTES {
                 self.append_checkpoint(payload.split().freeze(), &named);
                 named.clear();
-                yield_if_needed().await;
             }
         }
         if !named.is_empty() {
@@ -167,13 +188,16 @@ impl Shard {
         state.encode(payload);
     }
 
-    async fn compact_metadata(&self, end: Lsn) -> Result<(), JournalError> {
-        let meta = self.meta.borrow().clone();
-        match meta {
-            Some(meta) if meta.needed_from().is_some_and(|lsn| lsn < end) => meta
-                .compact(end)
-                .await
-                .map_err(|error| JournalError::Metadata(error.to_string())),
+    /// Journals deletions again whose files are still there.
+    fn carry_deletions(&self, end: Lsn) {
+        for (target, lsn) in self.deletions.borrow_mut().iter_mut().filter(|(_, lsn)| **lsn < end) {
+            *lsn = self.journal.append(entry(EntryKind::DeletePartition, *target, Offset(0)));
+        }
+    }
+
+    async fn compact_metadata(&self, end: Lsn) -> Result<(), MetaError> {
+        match self.meta() {
+            Some(meta) if meta.needed_from().is_some_and(|lsn| lsn < end) => meta.compact(end).await,
             Some(_) | None => Ok(()),
         }
     }
