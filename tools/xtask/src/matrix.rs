@@ -17,8 +17,8 @@ use crate::project::Project;
 use crate::setup::Toolbox;
 use crate::verify::Corpus;
 
-const FULL_PARTITIONS: u32 = 6;
-const PAIR_PARTITIONS: u32 = 2;
+const FULL_PARTITIONS: usize = 6;
+const PAIR_PARTITIONS: usize = 2;
 /// Enough for several batches of each codec; the large file is read in full elsewhere.
 const PAIR_LINES: usize = 3_000;
 const BEHAVIOURS_LIMIT: Duration = Duration::from_secs(300);
@@ -174,6 +174,7 @@ impl<'a> Matrix<'a> {
             .copied()
             .context("no client is there")?;
         self.create_topic(&topic, FULL_PARTITIONS)?;
+        self.settle("full", FULL_PARTITIONS)?;
         let file = self.corpus.clone();
         self.clients.produce(producer, &topic, "none", &file)?;
         let mut failures = Failures::default();
@@ -214,15 +215,20 @@ impl<'a> Matrix<'a> {
 
         let clients = self.clients.all();
         let mut failures = Failures::default();
-        let mut topics = Vec::new();
+        let mut writes = Vec::new();
         for producer in &clients {
             for codec in CODECS {
                 let topic = format!("pair-{}-{}-{codec}", self.run, producer.name());
                 self.create_topic(&topic, PAIR_PARTITIONS)?;
-                let produced = self.clients.produce(*producer, &topic, codec, &file);
-                if failures.take(produced).is_some() {
-                    topics.push(topic);
-                }
+                writes.push((*producer, codec, topic));
+            }
+        }
+        self.settle("pair", writes.len() * PAIR_PARTITIONS)?;
+        let mut topics = Vec::new();
+        for (producer, codec, topic) in writes {
+            let produced = self.clients.produce(producer, &topic, codec, &file);
+            if failures.take(produced).is_some() {
+                topics.push(topic);
             }
         }
         for consumer in &clients {
@@ -359,7 +365,7 @@ impl<'a> Matrix<'a> {
         Ok(fs::read_to_string(&output)?)
     }
 
-    fn create_topic(&mut self, topic: &str, partitions: u32) -> Result<()> {
+    fn create_topic(&mut self, topic: &str, partitions: usize) -> Result<()> {
         if self.clients.java.is_some() {
             let partitions = partitions.to_string();
             self.kafka_topics(&["--create", "--topic", topic, "--partitions", &partitions])?;
@@ -371,6 +377,38 @@ impl<'a> Matrix<'a> {
             return Ok(());
         }
         bail!("neither Kafka's tools nor corelog are there to create a topic")
+    }
+
+    /// Waits until the partitions of new topics answer. Apache Kafka says NOT_LEADER_OR_FOLLOWER for
+    /// a moment after it has said that a topic is created, and a producer that is not idempotent
+    /// then changes the order of records by retrying. Corelog must need no such grace.
+    fn settle(&mut self, prefix: &str, partitions: usize) -> Result<()> {
+        if self.broker_name == "corelog" {
+            return Ok(());
+        }
+        let Some(java) = self.clients.java.as_mut() else {
+            return Ok(());
+        };
+        let output = self.folder.join("settled");
+        let topics = format!("{prefix}-{}.*", self.run);
+        let arguments = [
+            "--bootstrap-server",
+            &self.clients.bootstrap,
+            "--topic",
+            &topics,
+        ];
+        java.run(
+            "GetOffsetShell",
+            None,
+            &output,
+            &arguments.map(str::to_owned),
+        )?;
+        let answered = fs::read_to_string(&output)?.lines().count();
+        ensure!(
+            answered == partitions,
+            "{answered} of {partitions} new partitions answered"
+        );
+        Ok(())
     }
 
     /// The Python tests of an ordinary broker.
