@@ -150,6 +150,7 @@ impl Clients {
             let mut command = program(self.kcat.as_deref())?;
             command
                 .args(["-C", "-q", "-e", "-o", "beginning", "-X", "check.crcs=true"])
+                .args(["-X", "fetch.wait.max.ms=50"])
                 .args(["-b", &self.bootstrap, "-t", &dump.topic])
                 .args(["-f", "%p\t%o\t%k\t%s\n"]);
             process::run_into(

@@ -449,10 +449,12 @@ impl<'a> Matrix<'a> {
             ])
             .args(["--timeout", &BEHAVIOUR_LIMIT_S.to_string()])
             .args(["--durations", "5", "-m", marker])
-            .args(["--bootstrap", bootstrap, "--broker", self.broker_name])
-            .arg(self.project.clients().join("tests"))
+            .arg(format!("--bootstrap={bootstrap}"))
+            .arg(format!("--broker={}", self.broker_name))
+            .current_dir(self.project.clients().join("tests"))
             .env("PYTHONDONTWRITEBYTECODE", "1");
-        let log = self.project.logs().join("behaviours.log");
+        let log = format!("behaviours-{}.log", marker.replace(' ', "-"));
+        let log = self.project.logs().join(log);
         process::run(command, &log, BEHAVIOURS_LIMIT).context("behaviours")?;
         let text = fs::read_to_string(&log)?;
         let summary = text.lines().next_back().unwrap_or_default();
