@@ -1,0 +1,43 @@
+//! Bugs that the crash test plants to prove that it would find them.
+//!
+//! Without the `planted-bugs` feature (only this crate's own tests have it) every question is
+//! answered `false` at compile time, so none of them can be in a released binary.
+
+/// A mistake that a storage engine could have made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planted {
+    /// Acknowledge when the journal write was submitted, before its sync.
+    AckBeforeSync,
+    /// Never sync the journal.
+    NoSync,
+    /// Replay accepts commits of an older use of a recycled file.
+    GenerationIgnored,
+    /// After replay the shard goes on appending to the old run's file.
+    TailReused,
+    /// The checkpoint is journalled before the segment it names is synced.
+    CheckpointBeforeSync,
+    /// The checkpoint forgets the producers' state.
+    ProducerStateLost,
+    /// Replay skips truncate-to, log-start and delete-partition entries.
+    TruncationNotReplayed,
+}
+
+/// Which mistake, if any, this engine makes on purpose.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PlantedBug(Option<Planted>);
+
+impl PlantedBug {
+    /// An engine without planted bugs.
+    pub const NONE: Self = Self(None);
+
+    /// Plants `bug`.
+    #[cfg(feature = "planted-bugs")]
+    pub const fn plant(bug: Planted) -> Self {
+        Self(Some(bug))
+    }
+
+    /// Whether `bug` is planted.
+    pub fn has(self, bug: Planted) -> bool {
+        cfg!(feature = "planted-bugs") && self.0 == Some(bug)
+    }
+}
