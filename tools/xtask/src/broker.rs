@@ -57,11 +57,7 @@ impl BrokerKind {
     /// The release build, which must be there.
     pub(crate) fn corelog(project: &Project) -> Result<Self> {
         let binary = project.root().join("target/release/corelog");
-        ensure!(
-            binary.is_file(),
-            "{} is not there: run cargo build --release",
-            binary.display()
-        );
+        ensure!(binary.is_file(), "{} is not there: run cargo build --release", binary.display());
         Ok(Self::Corelog { binary })
     }
 
@@ -114,12 +110,7 @@ pub(crate) struct BrokerOptions {
 
 impl BrokerOptions {
     pub(crate) fn named(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            shards: 1,
-            auto_create: true,
-            port: None,
-        }
+        Self { name: name.to_owned(), shards: 1, auto_create: true, port: None }
     }
 }
 
@@ -135,29 +126,17 @@ pub(crate) struct Broker {
 
 impl Broker {
     /// Starts it on an empty data directory, and returns when it answers.
-    pub(crate) fn start(
-        project: &Project,
-        kind: &BrokerKind,
-        options: BrokerOptions,
-    ) -> Result<Self> {
+    pub(crate) fn start(project: &Project, kind: &BrokerKind, options: BrokerOptions) -> Result<Self> {
         let address = match (kind, options.port) {
             (BrokerKind::External { address }, _) => *address,
             (_, Some(port)) => SocketAddr::from(([127, 0, 0, 1], port)),
             (_, None) => free_address()?,
         };
-        let folder = tempfile::Builder::new()
-            .prefix(&format!("{}-", options.name))
-            .tempdir_in(project.scratch())?;
+        let folder =
+            tempfile::Builder::new().prefix(&format!("{}-", options.name)).tempdir_in(project.scratch())?;
         let log = project.logs().join(format!("{}.log", options.name));
         File::create(&log)?;
-        let mut broker = Self {
-            kind: kind.clone(),
-            options,
-            address,
-            folder,
-            log,
-            process: None,
-        };
+        let mut broker = Self { kind: kind.clone(), options, address, folder, log, process: None };
         if let BrokerKind::Kafka(java) = kind {
             broker.format_kafka(java)?;
         }
@@ -181,18 +160,12 @@ impl Broker {
             BrokerKind::Corelog { binary } => self.corelog_command(binary)?,
             BrokerKind::Kafka(java) => {
                 let mut command = java.command();
-                command
-                    .arg("-Xmx1g")
-                    .arg("kafka.Kafka")
-                    .arg(self.kafka_config());
+                command.arg("-Xmx1g").arg("kafka.Kafka").arg(self.kafka_config());
                 command
             }
         };
         let log = File::options().append(true).open(&self.log)?;
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.process = Some(Process::spawn(&mut command, &self.log)?);
         self.wait_until_it_answers()
     }
@@ -239,10 +212,7 @@ impl Broker {
 
     fn corelog_command(&self, binary: &Path) -> Result<Command> {
         let config = self.folder.path().join("corelog.toml");
-        fs::write(
-            &config,
-            format!("auto_create_topics = {}\n", self.options.auto_create),
-        )?;
+        fs::write(&config, format!("auto_create_topics = {}\n", self.options.auto_create))?;
         let mut command = tethered(binary);
         command
             .arg("serve")

@@ -73,20 +73,11 @@ impl Clients {
             (Kind::Java, self.java.is_some()),
             (Kind::Corelog, self.corelog.is_some()),
         ];
-        there
-            .into_iter()
-            .filter_map(|(kind, is_there)| is_there.then_some(Client(kind)))
-            .collect()
+        there.into_iter().filter_map(|(kind, is_there)| is_there.then_some(Client(kind))).collect()
     }
 
     /// Writes the `key<TAB>value` lines of `file` into `topic`, acknowledged by all replicas.
-    pub(crate) fn produce(
-        &mut self,
-        client: Client,
-        topic: &str,
-        codec: &str,
-        file: &Path,
-    ) -> Result<()> {
+    pub(crate) fn produce(&mut self, client: Client, topic: &str, codec: &str, file: &Path) -> Result<()> {
         let name = client.name();
         let bootstrap = self.bootstrap.clone();
         let mut command = match client.0 {
@@ -153,12 +144,7 @@ impl Clients {
                 .args(["-X", "fetch.wait.max.ms=50"])
                 .args(["-b", &self.bootstrap, "-t", &dump.topic])
                 .args(["-f", "%p\t%o\t%k\t%s\n"]);
-            process::run_into(
-                command,
-                &dump.file,
-                &self.log("consume", Client(Kind::Kcat)),
-                CLIENT_LIMIT,
-            )?;
+            process::run_into(command, &dump.file, &self.log("consume", Client(Kind::Kcat)), CLIENT_LIMIT)?;
         }
         Ok(())
     }
@@ -200,18 +186,8 @@ impl Clients {
         let output = self.scratch.join("java-output");
         let topics: Vec<&str> = dumps.iter().map(|dump| dump.topic.as_str()).collect();
         let java = self.java.as_mut().context("there is no Java")?;
-        let arguments = [
-            "--bootstrap-server",
-            &bootstrap,
-            "--topic",
-            &topics.join("|"),
-        ];
-        java.run(
-            "GetOffsetShell",
-            None,
-            &ends_file,
-            &arguments.map(str::to_owned),
-        )?;
+        let arguments = ["--bootstrap-server", &bootstrap, "--topic", &topics.join("|")];
+        java.run("GetOffsetShell", None, &ends_file, &arguments.map(str::to_owned))?;
         let ends = fs::read_to_string(&ends_file)?;
         for dump in dumps {
             let mut text = String::new();
@@ -270,8 +246,7 @@ impl Clients {
             process::run_into(command, &output, &log, CLIENT_LIMIT)?;
             let mut text = String::new();
             for line in fs::read_to_string(&output)?.lines() {
-                let record: Value =
-                    serde_json::from_str(line).with_context(|| format!("in {line:?}"))?;
+                let record: Value = serde_json::from_str(line).with_context(|| format!("in {line:?}"))?;
                 let partition = number(&record, "partition")?;
                 let offset = number(&record, "offset")?;
                 let key = record["key"].as_str().unwrap_or_default();
@@ -290,7 +265,5 @@ fn program(path: Option<&Path>) -> Result<Command> {
 }
 
 fn number(record: &Value, field: &str) -> Result<u64> {
-    record[field]
-        .as_u64()
-        .with_context(|| format!("no {field} in {record}"))
+    record[field].as_u64().with_context(|| format!("no {field} in {record}"))
 }

@@ -30,12 +30,7 @@ pub(crate) struct Plan {
 }
 
 /// Runs the plan, and returns a sentence about what passed.
-pub(crate) fn run(
-    project: &Project,
-    tools: &Toolbox,
-    kind: &BrokerKind,
-    plan: &Plan,
-) -> Result<String> {
+pub(crate) fn run(project: &Project, tools: &Toolbox, kind: &BrokerKind, plan: &Plan) -> Result<String> {
     attempt(project, tools, kind, plan).with_context(|| {
         let Plan { shards, seed, .. } = plan;
         let mode = plan.durability.name();
@@ -46,10 +41,7 @@ pub(crate) fn run(
 fn attempt(project: &Project, tools: &Toolbox, kind: &BrokerKind, plan: &Plan) -> Result<String> {
     let mode = plan.durability.name();
     let name = format!("{}-crash-{mode}-{}", kind.name(), plan.shards);
-    let options = BrokerOptions {
-        shards: plan.shards,
-        ..BrokerOptions::named(&name)
-    };
+    let options = BrokerOptions { shards: plan.shards, ..BrokerOptions::named(&name) };
     let mut broker = Broker::start(project, kind, options)?;
     let mut command = tethered(tools.python()?);
     command
@@ -61,25 +53,18 @@ fn attempt(project: &Project, tools: &Toolbox, kind: &BrokerKind, plan: &Plan) -
         command.args(["--config", &format!("corelog.durability={mode}")]);
     }
     let log = project.logs().join(format!("{name}-load.log"));
-    let mut load = Load {
-        conversation: Conversation::start(command, &log)?,
-        acknowledged: 0,
-    };
+    let mut load = Load { conversation: Conversation::start(command, &log)?, acknowledged: 0 };
     let mut random = fastrand::Rng::with_seed(plan.seed);
     let mut slowest_restart = Duration::ZERO;
     for number in 1..=plan.kills {
-        load.wait_for(ACKNOWLEDGED_MIN)
-            .with_context(|| format!("before kill {number}"))?;
+        load.wait_for(ACKNOWLEDGED_MIN).with_context(|| format!("before kill {number}"))?;
         thread::sleep(Duration::from_millis(random.u64(..DELAY_MAX_MS)));
         broker.kill().with_context(|| format!("kill {number}"))?;
         let began = Instant::now();
-        broker
-            .restart()
-            .with_context(|| format!("after kill {number}"))?;
+        broker.restart().with_context(|| format!("after kill {number}"))?;
         slowest_restart = slowest_restart.max(began.elapsed());
     }
-    load.wait_for(ACKNOWLEDGED_MIN)
-        .context("after the last kill")?;
+    load.wait_for(ACKNOWLEDGED_MIN).context("after the last kill")?;
     let (acknowledged, there) = load.verify()?;
     broker.stop().context("stopping the broker")?;
     Ok(format!(
@@ -118,10 +103,8 @@ impl Load {
     }
 
     fn note(&mut self, line: &str) -> Result<()> {
-        self.acknowledged = line
-            .strip_prefix("acked ")
-            .with_context(|| format!("the load said {line:?}"))?
-            .parse()?;
+        self.acknowledged =
+            line.strip_prefix("acked ").with_context(|| format!("the load said {line:?}"))?.parse()?;
         Ok(())
     }
 
@@ -130,9 +113,7 @@ impl Load {
         self.conversation.say("stop")?;
         let deadline = Instant::now() + VERIFY_LIMIT;
         loop {
-            let line = self
-                .conversation
-                .hear(deadline.saturating_duration_since(Instant::now()))?;
+            let line = self.conversation.hear(deadline.saturating_duration_since(Instant::now()))?;
             if let Some(counts) = line.strip_prefix("verified ") {
                 let (acknowledged, there) = counts.split_once(' ').context("two counts")?;
                 let counts = (acknowledged.parse()?, there.parse()?);

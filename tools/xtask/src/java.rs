@@ -66,10 +66,7 @@ impl JavaTools {
         if greeting != "ready" {
             bail!("the Java tools began with {greeting:?}");
         }
-        Ok(Self {
-            conversation,
-            log: log.to_path_buf(),
-        })
+        Ok(Self { conversation, log: log.to_path_buf() })
     }
 
     /// Runs a tool's main and waits for it. `class` is below `org.apache.kafka.tools`.
@@ -81,17 +78,11 @@ impl JavaTools {
         arguments: &[String],
     ) -> Result<()> {
         let stdin = stdin.map_or_else(|| "-".to_owned(), |path| path.display().to_string());
-        let mut fields = vec![
-            format!("org.apache.kafka.tools.{class}"),
-            stdin,
-            stdout.display().to_string(),
-        ];
+        let mut fields = vec![format!("org.apache.kafka.tools.{class}"), stdin, stdout.display().to_string()];
         fields.extend_from_slice(arguments);
         self.conversation.say(&fields.join(FIELD_SEPARATOR))?;
-        let answer = self
-            .conversation
-            .hear(TOOL_LIMIT)
-            .with_context(|| format!("{class} {}", arguments.join(" ")))?;
+        let answer =
+            self.conversation.hear(TOOL_LIMIT).with_context(|| format!("{class} {}", arguments.join(" ")))?;
         if answer != "exit 0" {
             bail!(
                 "{class} {}: {answer}{}{}",

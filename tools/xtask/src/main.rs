@@ -111,12 +111,7 @@ fn run(task: Task) -> Result<bool> {
             Toolbox::prepare(&project)?;
             Ok(true)
         }
-        Task::Clients {
-            bootstrap,
-            kafka,
-            shards,
-            only,
-        } => {
+        Task::Clients { bootstrap, kafka, shards, only } => {
             let tools = Toolbox::prepare(&project)?;
             let kind = match (bootstrap, kafka) {
                 (Some(address), _) => BrokerKind::external(&address)?,
@@ -126,34 +121,17 @@ fn run(task: Task) -> Result<bool> {
             println!("{}", matrix::run(&project, &tools, &kind, shards, &only)?);
             Ok(true)
         }
-        Task::Crash {
-            kafka,
-            durability,
-            shards,
-            kills,
-            seed,
-        } => {
+        Task::Crash { kafka, durability, shards, kills, seed } => {
             let tools = Toolbox::prepare(&project)?;
-            let kind = if kafka {
-                BrokerKind::kafka(&tools)?
-            } else {
-                BrokerKind::corelog(&project)?
-            };
-            let plan = crash::Plan {
-                durability,
-                shards,
-                kills,
-                seed: seed.unwrap_or_else(|| fastrand::u64(..)),
-            };
+            let kind = if kafka { BrokerKind::kafka(&tools)? } else { BrokerKind::corelog(&project)? };
+            let plan =
+                crash::Plan { durability, shards, kills, seed: seed.unwrap_or_else(|| fastrand::u64(..)) };
             println!("{}", crash::run(&project, &tools, &kind, &plan)?);
             Ok(true)
         }
         Task::Kafka { port } => {
             let tools = Toolbox::prepare(&project)?;
-            let options = BrokerOptions {
-                port: Some(port),
-                ..BrokerOptions::named("kafka")
-            };
+            let options = BrokerOptions { port: Some(port), ..BrokerOptions::named("kafka") };
             let mut broker = Broker::start(&project, &BrokerKind::kafka(&tools)?, options)?;
             println!("Apache Kafka is listening on {}", broker.address());
             broker.wait()?;

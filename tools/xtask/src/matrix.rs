@@ -48,10 +48,8 @@ pub(crate) fn run(
     shards: usize,
     only: &[Part],
 ) -> Result<String> {
-    let options = BrokerOptions {
-        shards,
-        ..BrokerOptions::named(&format!("{}-clients-{shards}", kind.name()))
-    };
+    let options =
+        BrokerOptions { shards, ..BrokerOptions::named(&format!("{}-clients-{shards}", kind.name())) };
     let broker = Broker::start(project, kind, options)?;
     let dumps = tempfile::tempdir_in(project.scratch())?;
     let mut matrix = Matrix::new(project, tools, kind, &broker, dumps.path())?;
@@ -66,10 +64,9 @@ pub(crate) fn run(
             Part::Full => vec![matrix.full()],
             Part::Pairs => vec![matrix.pairs()],
             Part::Topics => vec![matrix.topics()],
-            Part::Behaviours => vec![
-                matrix.behaviours(),
-                matrix.behaviours_without_auto_create(kind, shards),
-            ],
+            Part::Behaviours => {
+                vec![matrix.behaviours(), matrix.behaviours_without_auto_create(kind, shards)]
+            }
         };
         let seconds = began.elapsed().as_secs_f64();
         for report in reports {
@@ -99,17 +96,8 @@ impl Failures {
     }
 
     fn into_result(self) -> Result<()> {
-        let summaries: Vec<&str> = self
-            .0
-            .iter()
-            .filter_map(|text| text.lines().next())
-            .collect();
-        ensure!(
-            summaries.is_empty(),
-            "{} failed: {}",
-            summaries.len(),
-            summaries.join("; ")
-        );
+        let summaries: Vec<&str> = self.0.iter().filter_map(|text| text.lines().next()).collect();
+        ensure!(summaries.is_empty(), "{} failed: {}", summaries.len(), summaries.join("; "));
         Ok(())
     }
 }
@@ -180,15 +168,8 @@ impl<'a> Matrix<'a> {
         let mut failures = Failures::default();
         for client in &clients {
             let began = Instant::now();
-            let dump = Dump {
-                topic: topic.clone(),
-                count: corpus.len(),
-                file: self.folder.join("full"),
-            };
-            if failures
-                .take(self.read(*client, &corpus, &[dump]))
-                .is_some()
-            {
+            let dump = Dump { topic: topic.clone(), count: corpus.len(), file: self.folder.join("full") };
+            if failures.take(self.read(*client, &corpus, &[dump])).is_some() {
                 let seconds = began.elapsed().as_secs_f64();
                 println!("    read by {} in {seconds:.1} s", client.name());
             }
@@ -241,10 +222,7 @@ impl<'a> Matrix<'a> {
                     file: self.folder.join(topic),
                 })
                 .collect();
-            if failures
-                .take(self.read(*consumer, &corpus, &dumps))
-                .is_some()
-            {
+            if failures.take(self.read(*consumer, &corpus, &dumps)).is_some() {
                 let (count, name) = (topics.len(), consumer.name());
                 let seconds = began.elapsed().as_secs_f64();
                 println!("    {count} topics read by {name} in {seconds:.1} s");
@@ -263,9 +241,9 @@ impl<'a> Matrix<'a> {
     fn read(&mut self, client: Client, corpus: &Corpus, dumps: &[Dump]) -> Result<()> {
         self.clients.consume(client, dumps)?;
         for dump in dumps {
-            corpus.check(&dump.file).with_context(|| {
-                format!("{} read something else from {}", client.name(), dump.topic)
-            })?;
+            corpus
+                .check(&dump.file)
+                .with_context(|| format!("{} read something else from {}", client.name(), dump.topic))?;
         }
         Ok(())
     }
@@ -314,10 +292,7 @@ impl<'a> Matrix<'a> {
 
     fn kafka_topics(&mut self, arguments: &[&str]) -> Result<String> {
         let output = self.folder.join("kafka-topics");
-        let mut all = vec![
-            "--bootstrap-server".to_owned(),
-            self.clients.bootstrap.clone(),
-        ];
+        let mut all = vec!["--bootstrap-server".to_owned(), self.clients.bootstrap.clone()];
         all.extend(arguments.iter().map(|&argument| argument.to_owned()));
         let java = self.clients.java.as_mut().context("there is no Java")?;
         java.run("TopicCommand", None, &output, &all)?;
@@ -326,14 +301,7 @@ impl<'a> Matrix<'a> {
 
     fn topics_with_corelog(&mut self) -> Result<()> {
         let topic = format!("corelog-topics-{}", self.run);
-        self.corelog_topic(&[
-            "create",
-            &topic,
-            "--partitions",
-            "3",
-            "--config",
-            "max.message.bytes=2000",
-        ])?;
+        self.corelog_topic(&["create", &topic, "--partitions", "3", "--config", "max.message.bytes=2000"])?;
         let described = self.corelog_topic(&["describe", &topic])?;
         ensure!(described.contains("max.message.bytes"), "{described}");
         let listed = self.corelog_topic(&["list"])?;
@@ -349,17 +317,10 @@ impl<'a> Matrix<'a> {
     }
 
     fn corelog_topic(&self, arguments: &[&str]) -> Result<String> {
-        let binary = self
-            .clients
-            .corelog
-            .as_ref()
-            .context("there is no corelog")?;
+        let binary = self.clients.corelog.as_ref().context("there is no corelog")?;
         let output = self.folder.join("corelog-topic");
         let mut command = Command::new(binary);
-        command
-            .arg("topic")
-            .args(arguments)
-            .args(["--bootstrap", &self.clients.bootstrap]);
+        command.arg("topic").args(arguments).args(["--bootstrap", &self.clients.bootstrap]);
         let log = self.project.logs().join("corelog-topic.log");
         process::run_into(command, &output, &log, TOOL_LIMIT)?;
         Ok(fs::read_to_string(&output)?)
@@ -391,23 +352,10 @@ impl<'a> Matrix<'a> {
         };
         let output = self.folder.join("settled");
         let topics = format!("{prefix}-{}.*", self.run);
-        let arguments = [
-            "--bootstrap-server",
-            &self.clients.bootstrap,
-            "--topic",
-            &topics,
-        ];
-        java.run(
-            "GetOffsetShell",
-            None,
-            &output,
-            &arguments.map(str::to_owned),
-        )?;
+        let arguments = ["--bootstrap-server", &self.clients.bootstrap, "--topic", &topics];
+        java.run("GetOffsetShell", None, &output, &arguments.map(str::to_owned))?;
         let answered = fs::read_to_string(&output)?.lines().count();
-        ensure!(
-            answered == partitions,
-            "{answered} of {partitions} new partitions answered"
-        );
+        ensure!(answered == partitions, "{answered} of {partitions} new partitions answered");
         Ok(())
     }
 
@@ -439,14 +387,7 @@ impl<'a> Matrix<'a> {
         };
         let mut command = process::tethered(python);
         command
-            .args([
-                "-m",
-                "pytest",
-                "-p",
-                "no:cacheprovider",
-                "-ra",
-                "--tb=short",
-            ])
+            .args(["-m", "pytest", "-p", "no:cacheprovider", "-ra", "--tb=short"])
             .args(["--timeout", &BEHAVIOUR_LIMIT_S.to_string()])
             .args(["--durations", "5", "-m", marker])
             .arg(format!("--bootstrap={bootstrap}"))

@@ -19,10 +19,7 @@ const LOG_TAIL_LINES: usize = 40;
 /// that shows the end of the log.
 pub(crate) fn run(mut command: Command, log: &Path, limit: Duration) -> Result<()> {
     let output = File::create(log).with_context(|| format!("creating {}", log.display()))?;
-    command
-        .stdin(Stdio::null())
-        .stdout(output.try_clone()?)
-        .stderr(output);
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let mut process = Process::spawn(&mut command, log)?;
     let status = process.wait(limit)?;
     if !status.success() {
@@ -32,16 +29,8 @@ pub(crate) fn run(mut command: Command, log: &Path, limit: Duration) -> Result<(
 }
 
 /// Like [`run`], with what it prints on stdout in a file of its own.
-pub(crate) fn run_into(
-    mut command: Command,
-    stdout: &Path,
-    log: &Path,
-    limit: Duration,
-) -> Result<()> {
-    command
-        .stdin(Stdio::null())
-        .stdout(File::create(stdout)?)
-        .stderr(File::create(log)?);
+pub(crate) fn run_into(mut command: Command, stdout: &Path, log: &Path, limit: Duration) -> Result<()> {
+    command.stdin(Stdio::null()).stdout(File::create(stdout)?).stderr(File::create(log)?);
     let mut process = Process::spawn(&mut command, log)?;
     let status = process.wait(limit)?;
     if !status.success() {
@@ -64,9 +53,7 @@ pub(crate) fn run_visibly(mut command: Command, limit: Duration) -> Result<()> {
 /// Whether a program of that name is on the path.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(program))
-        .find(|candidate| candidate.is_file())
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
 }
 
 /// `program`, to be killed by the kernel when xtask dies without having stopped it.
@@ -89,20 +76,12 @@ pub(crate) fn tail(log: &Path) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     let first = lines.len().saturating_sub(LOG_TAIL_LINES);
-    format!(
-        "\n--- end of {} ---\n{}",
-        log.display(),
-        lines[first..].join("\n")
-    )
+    format!("\n--- end of {} ---\n{}", log.display(), lines[first..].join("\n"))
 }
 
 fn describe(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(
-        command
-            .get_args()
-            .map(|argument| argument.to_string_lossy().into_owned()),
-    );
+    words.extend(command.get_args().map(|argument| argument.to_string_lossy().into_owned()));
     words.join(" ")
 }
 
@@ -114,13 +93,8 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn spawn(command: &mut Command, log: &Path) -> Result<Self> {
-        let child = command
-            .spawn()
-            .with_context(|| format!("starting {}", describe(command)))?;
-        Ok(Self {
-            child,
-            log: log.to_path_buf(),
-        })
+        let child = command.spawn().with_context(|| format!("starting {}", describe(command)))?;
+        Ok(Self { child, log: log.to_path_buf() })
     }
 
     pub(crate) fn log(&self) -> &Path {
@@ -141,11 +115,7 @@ impl Process {
             }
             if Instant::now() >= deadline {
                 self.kill()?;
-                bail!(
-                    "not done after {} s, and killed{}",
-                    limit.as_secs(),
-                    tail(&self.log)
-                );
+                bail!("not done after {} s, and killed{}", limit.as_secs(), tail(&self.log));
             }
             thread::sleep(POLL_INTERVAL);
         }
@@ -184,10 +154,7 @@ pub(crate) struct Conversation {
 impl Conversation {
     /// Its stderr goes to `log`.
     pub(crate) fn start(mut command: Command, log: &Path) -> Result<Self> {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(File::create(log)?);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(log)?);
         let mut process = Process::spawn(&mut command, log)?;
         let stdin = process.child.stdin.take().context("stdin is piped")?;
         let stdout = process.child.stdout.take().context("stdout is piped")?;
@@ -199,11 +166,7 @@ impl Conversation {
                 }
             }
         });
-        Ok(Self {
-            process,
-            stdin,
-            answers,
-        })
+        Ok(Self { process, stdin, answers })
     }
 
     pub(crate) fn say(&mut self, line: &str) -> Result<()> {
@@ -221,11 +184,9 @@ impl Conversation {
     pub(crate) fn hear(&self, limit: Duration) -> Result<String> {
         match self.answers.recv_timeout(limit) {
             Ok(line) => Ok(line),
-            Err(RecvTimeoutError::Timeout) => bail!(
-                "no answer within {} s{}",
-                limit.as_secs(),
-                tail(self.process.log())
-            ),
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("no answer within {} s{}", limit.as_secs(), tail(self.process.log()))
+            }
             Err(RecvTimeoutError::Disconnected) => {
                 bail!("it ended early{}", tail(self.process.log()))
             }

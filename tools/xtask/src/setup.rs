@@ -22,8 +22,7 @@ const CORPUS_LINES_MIN: usize = 200_000;
 /// A list of words, none of them twice: 348,454 lines of real text in UTF-8.
 const CORPUS_PACKAGE: &str = "wamerican-huge";
 const CORPUS_PATH: &str = "usr/share/dict/american-english-huge";
-const DEPENDENCY_PLUGIN: &str =
-    "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
+const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
 
 /// The clients of other projects that this machine has.
 pub(crate) struct Toolbox {
@@ -46,25 +45,13 @@ impl Toolbox {
             println!("skipped: {sentence}");
             missing.push(sentence);
         };
-        let kcat = program("kcat", &["kcat"])
-            .inspect_err(|error| optional("kcat", error))
-            .ok();
-        let python = python(project)
-            .inspect_err(|error| optional("Python", error))
-            .ok();
-        let java = java(project)
-            .inspect_err(|error| optional("Java", error))
-            .ok();
+        let kcat = program("kcat", &["kcat"]).inspect_err(|error| optional("kcat", error)).ok();
+        let python = python(project).inspect_err(|error| optional("Python", error)).ok();
+        let java = java(project).inspect_err(|error| optional("Java", error)).ok();
         if Project::is_ci() && !missing.is_empty() {
             bail!("CI needs every client: {}", missing.join("; "));
         }
-        Ok(Self {
-            kcat,
-            python,
-            java,
-            corpus: corpus(project)?,
-            missing,
-        })
+        Ok(Self { kcat, python, java, corpus: corpus(project)?, missing })
     }
 
     pub(crate) fn python(&self) -> Result<&Path> {
@@ -89,11 +76,7 @@ fn install(packages: &[&str]) -> Result<()> {
     })?;
     let is_root = nix::unistd::geteuid().is_root();
     let command = || -> Command {
-        let mut command = Command::new(if is_root {
-            OsStr::new("env")
-        } else {
-            OsStr::new("sudo")
-        });
+        let mut command = Command::new(if is_root { OsStr::new("env") } else { OsStr::new("sudo") });
         if !is_root {
             command.args(["-n", "env"]);
         }
@@ -155,16 +138,9 @@ fn python(project: &Project) -> Result<PathBuf> {
         venv()?;
     }
     let mut pip = Command::new(&python);
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--no-input",
-        "--only-binary",
-        ":all:",
-    ])
-    .arg("--requirement")
-    .arg(&requirements);
+    pip.args(["-m", "pip", "install", "--no-input", "--only-binary", ":all:"])
+        .arg("--requirement")
+        .arg(&requirements);
     process::run(pip, &project.logs().join("pip.log"), FETCH_LIMIT)?;
     set_current(&folder, &recipe)?;
     Ok(python)
@@ -194,11 +170,7 @@ fn java(project: &Project) -> Result<Java> {
         fs::rename(&jar, tools.join(name))?;
         set_current(&folder, &recipe)?;
     }
-    Ok(Java {
-        program: java,
-        jars,
-        tools_jar: only_jar(&tools, "kafka-tools-")?,
-    })
+    Ok(Java { program: java, jars, tools_jar: only_jar(&tools, "kafka-tools-")? })
 }
 
 /// The jar whose name is `prefix` and a version.
@@ -230,10 +202,7 @@ fn corpus(project: &Project) -> Result<PathBuf> {
         }
     };
     let lines = words.lines().count();
-    ensure!(
-        lines >= CORPUS_LINES_MIN,
-        "the corpus has only {lines} lines"
-    );
+    ensure!(lines >= CORPUS_LINES_MIN, "the corpus has only {lines} lines");
     let mut records = String::with_capacity(words.len() * 2);
     for word in words.lines() {
         let key: String = word.chars().take(3).flat_map(char::to_lowercase).collect();
@@ -251,9 +220,7 @@ fn words(project: &Project, folder: &Path) -> Result<String> {
     let log = project.logs().join("corpus.log");
     let download = || {
         let mut command = Command::new(&apt);
-        command
-            .args(["download", CORPUS_PACKAGE])
-            .current_dir(folder);
+        command.args(["download", CORPUS_PACKAGE]).current_dir(folder);
         process::run(command, &log, FETCH_LIMIT)
     };
     if download().is_err() {

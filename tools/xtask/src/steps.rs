@@ -32,7 +32,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "fmt",
         about: "the sources are formatted",
-        run: |project| cargo(project, &["fmt", "--all", "--check"]),
+        run: |project| cargo(project, &["fmt", "--all", "--", "--check", "-l"]),
     },
     Step {
         name: "clippy",
@@ -60,28 +60,11 @@ const STEPS: &[Step] = &[
     Step {
         name: "build",
         about: "the release build, which the steps after this one run",
-        run: |project| {
-            cargo(
-                project,
-                &["build", "--release", "--locked", "--package", "corelog"],
-            )
-        },
+        run: |project| cargo(project, &["build", "--release", "--locked", "--package", "corelog"]),
     },
-    Step {
-        name: "simulation",
-        about: "simulated crashes, 2,000 seeds",
-        run: simulation,
-    },
-    Step {
-        name: "clients-1",
-        about: "real clients against one shard",
-        run: |project| clients(project, 1),
-    },
-    Step {
-        name: "clients-4",
-        about: "real clients against four shards",
-        run: |project| clients(project, 4),
-    },
+    Step { name: "simulation", about: "simulated crashes, 2,000 seeds", run: simulation },
+    Step { name: "clients-1", about: "real clients against one shard", run: |project| clients(project, 1) },
+    Step { name: "clients-4", about: "real clients against four shards", run: |project| clients(project, 4) },
     Step {
         name: "kill-fsync",
         about: "kill -9 under load, acknowledged after the sync, one and four shards",
@@ -160,9 +143,7 @@ fn deny(project: &Project) -> Result<Outcome> {
 fn simulation(project: &Project) -> Result<Outcome> {
     let mut command = Command::new(env!("CARGO"));
     command
-        .args(words(
-            "test --release --locked --package corelog-engine --test crash",
-        ))
+        .args(words("test --release --locked --package corelog-engine --test crash"))
         .env("CORELOG_CRASH_SEEDS", SIMULATION_SEEDS)
         .current_dir(project.root());
     run_visibly(command, BUILD_LIMIT)?;
@@ -186,14 +167,8 @@ fn kills(project: &Project, durability: Durability) -> Result<Outcome> {
     let kind = BrokerKind::corelog(project)?;
     let mut reports = Vec::new();
     for shards in [1, 4] {
-        let plan = crash::Plan {
-            durability,
-            shards,
-            kills: KILLS,
-            seed: fastrand::u64(..),
-        };
-        let report = crash::run(project, &tools, &kind, &plan)
-            .with_context(|| format!("{shards} shards"))?;
+        let plan = crash::Plan { durability, shards, kills: KILLS, seed: fastrand::u64(..) };
+        let report = crash::run(project, &tools, &kind, &plan).with_context(|| format!("{shards} shards"))?;
         println!("  {report}");
         reports.push(report);
     }

@@ -13,8 +13,7 @@ pub(crate) struct Corpus {
 
 impl Corpus {
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let text =
-            fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         Ok(Self { text })
     }
 
@@ -23,17 +22,14 @@ impl Corpus {
     }
 
     fn records(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.text
-            .lines()
-            .map(|line| line.split_once('\t').unwrap_or(("", line)))
+        self.text.lines().map(|line| line.split_once('\t').unwrap_or(("", line)))
     }
 
     /// Checks a dump of `partition<TAB>offset<TAB>key<TAB>value` lines: the same records as in the
     /// corpus, none lost, none twice, the offsets of each partition without a gap and read in
     /// order, each key in one partition and its values in the corpus's order.
     pub(crate) fn check(&self, dump: &Path) -> Result<()> {
-        let text =
-            fs::read_to_string(dump).with_context(|| format!("reading {}", dump.display()))?;
+        let text = fs::read_to_string(dump).with_context(|| format!("reading {}", dump.display()))?;
         let mut positions: HashMap<&str, (usize, &str)> = HashMap::new();
         for (position, (key, value)) in self.records().enumerate() {
             let earlier = positions.insert(value, (position, key));
@@ -83,17 +79,8 @@ struct Read<'a> {
 impl<'a> Read<'a> {
     fn parse(line: &'a str) -> Result<Self> {
         let mut fields = line.splitn(4, '\t');
-        let mut field = || {
-            fields
-                .next()
-                .with_context(|| format!("{line:?} is not a dumped record"))
-        };
-        Ok(Self {
-            partition: field()?.parse()?,
-            offset: field()?.parse()?,
-            key: field()?,
-            value: field()?,
-        })
+        let mut field = || fields.next().with_context(|| format!("{line:?} is not a dumped record"));
+        Ok(Self { partition: field()?.parse()?, offset: field()?.parse()?, key: field()?, value: field()? })
     }
 }
 
@@ -106,9 +93,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dump");
         fs::write(&path, dump).unwrap();
-        let corpus = Corpus {
-            text: "a\tone\nb\ttwo\na\tthree\n".to_owned(),
-        };
+        let corpus = Corpus { text: "a\tone\nb\ttwo\na\tthree\n".to_owned() };
         corpus.check(&path)
     }
 
@@ -121,23 +106,11 @@ mod tests {
     fn every_deviation_is_an_error() {
         let cases = [
             ("lost", "0\t0\ta\tone\n0\t1\ta\tthree\n"),
-            (
-                "twice",
-                "0\t0\ta\tone\n0\t1\tb\ttwo\n0\t2\ta\tthree\n0\t3\tb\ttwo\n",
-            ),
-            (
-                "key's order",
-                "0\t0\ta\tthree\n0\t1\ta\tone\n0\t2\tb\ttwo\n",
-            ),
-            (
-                "two partitions for a key",
-                "0\t0\ta\tone\n1\t0\ta\tthree\n0\t1\tb\ttwo\n",
-            ),
+            ("twice", "0\t0\ta\tone\n0\t1\tb\ttwo\n0\t2\ta\tthree\n0\t3\tb\ttwo\n"),
+            ("key's order", "0\t0\ta\tthree\n0\t1\ta\tone\n0\t2\tb\ttwo\n"),
+            ("two partitions for a key", "0\t0\ta\tone\n1\t0\ta\tthree\n0\t1\tb\ttwo\n"),
             ("a gap", "0\t0\ta\tone\n0\t2\ta\tthree\n0\t3\tb\ttwo\n"),
-            (
-                "another key",
-                "0\t0\ta\tone\n0\t1\ta\ttwo\n0\t2\ta\tthree\n",
-            ),
+            ("another key", "0\t0\ta\tone\n0\t1\ta\ttwo\n0\t2\ta\tthree\n"),
             ("unknown", "0\t0\ta\tone\n0\t1\tb\tzwei\n0\t2\ta\tthree\n"),
         ];
         for (case, dump) in cases {
