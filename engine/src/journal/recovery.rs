@@ -493,8 +493,9 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         for file in &mut self.files {
             let failed = io_error("read", &file.path);
             let Ok(header) = file.header else {
-                if !file.commits.is_empty() {
+                if let Some(last) = file.commits.iter().map(CommitHeader::end_lsn).max() {
                     partitions = None;
+                    end_lsn = end_lsn.max(last);
                 }
                 continue;
             };

@@ -113,6 +113,8 @@ pub(super) struct State {
     pending_bytes: usize,
     in_flight_bytes: usize,
     pub(super) in_flight: usize,
+    /// LSN of this run's first entry.
+    first_lsn: Lsn,
     next_lsn: Lsn,
     /// What the next commit says of itself.
     link: Link,
@@ -177,6 +179,7 @@ impl State {
             pending_bytes: 0,
             in_flight_bytes: 0,
             in_flight: 0,
+            first_lsn: link.lsn,
             next_lsn: link.lsn,
             link,
             start_sequence: link.sequence,
@@ -213,6 +216,10 @@ impl State {
             self.pending.push_back(entry);
         }
         lsn
+    }
+
+    pub(super) fn last_appended(&self) -> Option<Lsn> {
+        (self.next_lsn > self.first_lsn).then(|| Lsn(self.next_lsn.0 - 1))
     }
 
     pub(super) fn failure(&self) -> Option<JournalError> {
@@ -281,8 +288,10 @@ impl State {
         if live > limit || (live == limit && nearly_used_up) {
             return Some(JournalFull::Files);
         }
-        let without_reserve = self.ready_files() == 0 && self.head_room() < self.head.bytes / 2;
-        (self.disk_full && (nearly_used_up || without_reserve)).then_some(JournalFull::Disk)
+        // Without a file behind it the head is the reserve; a run's only file is so by half.
+        let half_used = self.head_room() < self.head.bytes / 2;
+        let in_reserve = self.ready_files() == 0 && (live > 1 || half_used);
+        (self.disk_full && (nearly_used_up || in_reserve)).then_some(JournalFull::Disk)
     }
 
     pub(super) fn release(&mut self, below: Lsn) {

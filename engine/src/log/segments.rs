@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use corelog_protocol::batch::BatchHeader;
 use corelog_runtime::fs::{self, OpenMode};
 use tokio::sync::Mutex;
@@ -23,6 +23,9 @@ use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 const SEGMENT_SUFFIX: &str = ".log";
 const INDEX_SUFFIX: &str = ".index";
+
+/// A read of up to so many bytes is copied out of the chunks.
+const COPIED_BYTES_MAX: usize = 64 << 10;
 
 /// A closed segment: it ends where the next one begins.
 #[derive(Debug, Clone, Copy)]
@@ -376,7 +379,7 @@ impl Inner {
             }
             Err(error) => return Err(error),
         }
-        Ok(batches)
+        Ok(copied_if_small(batches))
     }
 
     pub(super) async fn batch_base_of(&self, offset: Offset) -> Result<Option<Offset>, LogError> {
@@ -455,6 +458,24 @@ impl Inner {
         };
         Ok(self.bases_from(Offset(i64::MIN)).into_iter().filter_map(info).collect())
     }
+}
+
+/// A slice of a chunk keeps the whole chunk in memory for as long as somebody sends it: what is
+/// small against that is copied out.
+fn copied_if_small(batches: Vec<Bytes>) -> Vec<Bytes> {
+    let len = batches.iter().map(Bytes::len).sum();
+    if len > COPIED_BYTES_MAX {
+        return batches;
+    }
+    let mut whole = BytesMut::with_capacity(len);
+    batches.iter().for_each(|batch| whole.extend_from_slice(batch));
+    let whole = whole.freeze();
+    let mut from = 0;
+    let slice = |batch: &Bytes| {
+        from += batch.len();
+        whole.slice(from - batch.len()..from)
+    };
+    batches.iter().map(slice).collect()
 }
 
 /// The files of a partition's directory that are ours.

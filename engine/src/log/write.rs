@@ -23,6 +23,7 @@ use super::load::{self, Blocks, Loaded};
 use super::plan::{BatchPlace, Piece, Plan, plan};
 use super::segments::{Closed, Inner, State, list};
 use super::{Roll, SegmentPosition};
+use crate::planted::Planted;
 use crate::types::Offset;
 
 /// Size of a write: the best block for one writer is 256 KiB to 1 MiB.
@@ -194,7 +195,8 @@ impl Writer {
         write_range(&segment.file, piece.write.clone(), header, source)
             .await
             .map_err(LogError::io("writing", &segment.path))?;
-        let synced = segment.file.sync_data().await;
+        let planted = log.options().planted.has(Planted::CheckpointBeforeSync);
+        let synced = if planted { Ok(()) } else { segment.file.sync_data().await };
         fence_if_failed(log, synced).map_err(LogError::io("syncing", &segment.path))?;
         Ok(segment)
     }
@@ -415,7 +417,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Copies what comes next; less than fits only at the end.
+    /// Copies what comes next, and zeros where the source ends.
     fn fill(&mut self, mut room: &mut [u8]) {
         while let Some(batch) = self.batches.first()
             && !room.is_empty()
@@ -431,6 +433,7 @@ impl Source<'_> {
                 self.skip = 0;
             }
         }
+        room.fill(0);
     }
 }
 
@@ -442,11 +445,13 @@ async fn write_range(
     mut source: Source<'_>,
 ) -> io::Result<()> {
     let mut in_flight = FuturesUnordered::new();
-    let mut result = Ok(());
+    let mut spare: Option<AlignedBuf> = None;
     let mut position = range.start;
+    let mut result = Ok(());
     while position < range.end && result.is_ok() {
         let len = usize::try_from((range.end - position).min(WRITE_BYTES_MAX)).expect("1 MiB");
-        let mut buf = AlignedBuf::zeroed(len);
+        let reused = spare.take().filter(|buf| buf.len() == len);
+        let mut buf = reused.unwrap_or_else(|| AlignedBuf::zeroed(len));
         if position == 0 {
             header.expect("a new file begins with its header").encode(&mut buf[..BLOCK_BYTES]);
             source.fill(&mut buf[BLOCK_BYTES..]);
@@ -458,7 +463,7 @@ async fn write_range(
         if in_flight.len() == WRITES_IN_FLIGHT_MAX
             && let Some(written) = in_flight.next().await
         {
-            result = written.map(drop);
+            result = written.map(|buf| spare = Some(buf));
         }
         task::yield_if_needed().await;
     }

@@ -21,11 +21,11 @@ struct At<T> {
 
 /// A snapshot of the state machine.
 #[derive(Debug, Clone)]
-pub struct StoredSnapshot {
+pub(super) struct StoredSnapshot {
     /// What it covers.
-    pub meta: SnapshotMeta,
+    pub(super) meta: SnapshotMeta,
     /// The encoded image.
-    pub image: Rc<[u8]>,
+    pub(super) image: Rc<[u8]>,
 }
 
 /// Entries that were superseded by another one that may not be synced yet: until it is, replay
@@ -40,7 +40,7 @@ struct Held {
 
 /// Vote, log and snapshot.
 #[derive(Debug, Default)]
-pub struct RaftLog {
+pub(super) struct RaftLog {
     vote: Option<At<Vote>>,
     /// Everything up to here is in the snapshot only.
     purged: Option<At<LogId>>,
@@ -51,7 +51,7 @@ pub struct RaftLog {
 
 /// One thing to write so that the journal says again what it said before.
 #[derive(Debug)]
-pub enum Statement<'a> {
+pub(super) enum Statement<'a> {
     /// The snapshot.
     Snapshot(&'a StoredSnapshot),
     /// The end of what is in the snapshot only.
@@ -64,32 +64,32 @@ pub enum Statement<'a> {
 
 impl RaftLog {
     /// The last vote.
-    pub fn vote(&self) -> Option<Vote> {
+    pub(super) fn vote(&self) -> Option<Vote> {
         self.vote.as_ref().map(|vote| vote.value)
     }
 
     /// The newest snapshot.
-    pub fn snapshot(&self) -> Option<&StoredSnapshot> {
+    pub(super) fn snapshot(&self) -> Option<&StoredSnapshot> {
         self.snapshot.as_ref().map(|snapshot| &snapshot.value)
     }
 
     /// The last entry that is only in the snapshot.
-    pub fn purged(&self) -> Option<LogId> {
+    pub(super) fn purged(&self) -> Option<LogId> {
         self.purged.as_ref().map(|purged| purged.value)
     }
 
     /// The last entry, be it purged.
-    pub fn last(&self) -> Option<LogId> {
+    pub(super) fn last(&self) -> Option<LogId> {
         self.entries.values().next_back().map(|entry| *entry.value.get_log_id()).or(self.purged())
     }
 
     /// Entries by index.
-    pub fn range(&self, range: impl RangeBounds<u64>) -> Vec<RaftEntry> {
+    pub(super) fn range(&self, range: impl RangeBounds<u64>) -> Vec<RaftEntry> {
         self.entries.range(range).map(|(_, entry)| entry.value.clone()).collect()
     }
 
     /// Where the log has a hole, if it has: the index that should be the first, and the one that is.
-    pub fn hole(&self) -> Option<(u64, u64)> {
+    pub(super) fn hole(&self) -> Option<(u64, u64)> {
         let mut expected = self.purged().map_or(0, |purged| purged.index + 1);
         for &index in self.entries.keys() {
             if index != expected {
@@ -101,23 +101,23 @@ impl RaftLog {
     }
 
     /// A vote was journalled.
-    pub fn save_vote(&mut self, lsn: Lsn, vote: Vote) {
+    pub(super) fn save_vote(&mut self, lsn: Lsn, vote: Vote) {
         self.supersede(lsn, |log| log.vote = Some(At { lsn, value: vote }));
     }
 
     /// An entry was journalled, be it for the second time.
-    pub fn append(&mut self, lsn: Lsn, entry: RaftEntry) {
+    pub(super) fn append(&mut self, lsn: Lsn, entry: RaftEntry) {
         let index = entry.get_log_id().index;
         self.entries.insert(index, At { lsn, value: entry });
     }
 
     /// The removal of the entry at `since` and of all after it was journalled.
-    pub fn truncate(&mut self, lsn: Lsn, since: u64) {
+    pub(super) fn truncate(&mut self, lsn: Lsn, since: u64) {
         self.supersede(lsn, |log| drop(log.entries.split_off(&since)));
     }
 
     /// The removal of all entries up to and including `upto` was journalled.
-    pub fn purge(&mut self, lsn: Lsn, upto: LogId) {
+    pub(super) fn purge(&mut self, lsn: Lsn, upto: LogId) {
         if self.purged().is_some_and(|purged| purged > upto) {
             return;
         }
@@ -128,7 +128,7 @@ impl RaftLog {
     }
 
     /// A snapshot was journalled, beginning at `first` and ending at `last`.
-    pub fn save_snapshot(&mut self, first: Lsn, last: Lsn, snapshot: StoredSnapshot) {
+    pub(super) fn save_snapshot(&mut self, first: Lsn, last: Lsn, snapshot: StoredSnapshot) {
         let newer = self.snapshot().is_none_or(|known| known.meta.last_log_id <= snapshot.meta.last_log_id);
         if newer {
             self.supersede(last, |log| log.snapshot = Some(At { lsn: first, value: snapshot }));
@@ -136,7 +136,7 @@ impl RaftLog {
     }
 
     /// Removes entries that a restatement brought back although they are purged.
-    pub fn drop_purged(&mut self) {
+    pub(super) fn drop_purged(&mut self) {
         if let Some(purged) = self.purged() {
             self.entries = self.entries.split_off(&(purged.index + 1));
         }
@@ -144,7 +144,7 @@ impl RaftLog {
 
     /// Writes everything down again. `write` gives the first and the last LSN of what it wrote.
     /// Returns the last one of all.
-    pub fn restate(&mut self, mut write: impl FnMut(Statement<'_>) -> (Lsn, Lsn)) -> Option<Lsn> {
+    pub(super) fn restate(&mut self, mut write: impl FnMut(Statement<'_>) -> (Lsn, Lsn)) -> Option<Lsn> {
         let before = self.oldest();
         let mut last = None;
         let mut place = |statement: Statement<'_>| {
@@ -171,7 +171,7 @@ impl RaftLog {
     }
 
     /// The oldest entry that replay needs, when everything below `synced` is synced.
-    pub fn needed_from(&mut self, synced: Lsn) -> Option<Lsn> {
+    pub(super) fn needed_from(&mut self, synced: Lsn) -> Option<Lsn> {
         self.held.retain(|held| held.by >= synced);
         let held = self.held.iter().map(|held| held.from).min();
         held.into_iter().chain(self.oldest()).min()

@@ -306,16 +306,25 @@ impl Meta {
         self.0.store.needed_from()
     }
 
-    /// Writes vote, snapshot and log down again at the journal's head, unless nothing below `below`
-    /// is needed anyway. Returns after the sync.
+    /// Sees to it that nothing below `below` is needed: by a [`rewrite`](Self::rewrite), unless that
+    /// is so already.
     ///
     /// # Errors
     /// The journal's.
     pub async fn compact(&self, below: Lsn) -> Result<(), MetaError> {
         if self.needed_from().is_some_and(|needed| needed < below) {
-            self.0.store.restate().await?;
+            self.rewrite().await?;
         }
         Ok(())
+    }
+
+    /// Writes vote, snapshot and log down again at the journal's head: what was replayed, even from
+    /// another journal, is not needed any more. Returns after the sync.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub async fn rewrite(&self) -> Result<(), MetaError> {
+        Ok(self.0.store.restate().await?)
     }
 
     /// Leaves the quorum's work. What was answered is in the journal.

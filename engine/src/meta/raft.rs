@@ -11,7 +11,7 @@ use crate::types::NodeId;
 openraft::declare_raft_types!(
     /// What metadata's Raft is made of. A voter's `BasicNode` holds the address by which the other
     /// voters reach it.
-    pub TypeConfig:
+    pub(super) TypeConfig:
         D = MetaCommand,
         R = MetaReply,
         NodeId = NodeId,
@@ -22,18 +22,18 @@ openraft::declare_raft_types!(
 );
 
 /// One entry of metadata's log.
-pub type RaftEntry = openraft::Entry<TypeConfig>;
+pub(super) type RaftEntry = openraft::Entry<TypeConfig>;
 /// Term, leader and index of an entry.
-pub type LogId = openraft::LogId<NodeId>;
+pub(super) type LogId = openraft::LogId<NodeId>;
 /// What a voter promised.
-pub type Vote = openraft::Vote<NodeId>;
+pub(super) type Vote = openraft::Vote<NodeId>;
 /// The members as of some entry.
-pub type Members = openraft::StoredMembership<NodeId, BasicNode>;
+pub(super) type Members = openraft::StoredMembership<NodeId, BasicNode>;
 /// What a snapshot covers.
-pub type SnapshotMeta = openraft::SnapshotMeta<NodeId, BasicNode>;
+pub(super) type SnapshotMeta = openraft::SnapshotMeta<NodeId, BasicNode>;
 /// What openraft is told when the journal fails.
-pub type StorageError = openraft::StorageError<NodeId>;
+pub(super) type StorageError = openraft::StorageError<NodeId>;
 /// Why openraft stopped.
-pub type Fatal = openraft::error::Fatal<NodeId>;
+pub(super) type Fatal = openraft::error::Fatal<NodeId>;
 /// This node's member of the quorum.
-pub type Raft = openraft::Raft<TypeConfig>;
+pub(super) type Raft = openraft::Raft<TypeConfig>;

@@ -19,11 +19,11 @@ struct NoLink(NodeId);
 
 /// Makes the ways to the peers.
 #[derive(Debug, Default)]
-pub struct Links;
+pub(super) struct Links;
 
 /// The way to one peer.
 #[derive(Debug)]
-pub struct Link {
+pub(super) struct Link {
     peer: NodeId,
 }
 

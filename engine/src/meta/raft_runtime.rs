@@ -16,16 +16,16 @@ use tokio::sync::oneshot;
 
 /// The runtime of the current shard.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct ShardRuntime;
+pub(super) struct ShardRuntime;
 
 /// A task that was dropped before it ended, as happens when a shard goes down.
 #[derive(Debug, thiserror::Error)]
 #[error("the task was dropped before it ended")]
-pub struct TaskDropped;
+pub(super) struct TaskDropped;
 
 /// A point on the shard's monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Instant(time::Instant);
+pub(super) struct Instant(time::Instant);
 
 impl Add<Duration> for Instant {
     type Output = Self;
@@ -70,7 +70,7 @@ impl openraft::Instant for Instant {
 }
 
 /// The end of a spawned task.
-pub struct JoinHandle<T>(oneshot::Receiver<T>);
+pub(super) struct JoinHandle<T>(oneshot::Receiver<T>);
 
 impl<T> Future for JoinHandle<T> {
     type Output = Result<T, TaskDropped>;
@@ -81,10 +81,10 @@ impl<T> Future for JoinHandle<T> {
 }
 
 /// A timer.
-pub type Sleep = Pin<Box<dyn Future<Output = ()>>>;
+pub(super) type Sleep = Pin<Box<dyn Future<Output = ()>>>;
 
 /// A future with a deadline.
-pub struct Timeout<F> {
+pub(super) struct Timeout<F> {
     future: Pin<Box<F>>,
     sleep: Sleep,
 }
@@ -101,7 +101,7 @@ impl<F: Future> Future for Timeout<F> {
 }
 
 /// The sending half of a channel for one value.
-pub struct OneshotSender<T>(oneshot::Sender<T>);
+pub(super) struct OneshotSender<T>(oneshot::Sender<T>);
 
 impl<T: OptionalSend> AsyncOneshotSendExt<T> for OneshotSender<T> {
     fn send(self, value: T) -> Result<(), T> {
@@ -117,7 +117,7 @@ impl<T> fmt::Debug for OneshotSender<T> {
 
 /// The runtime's randomness.
 #[derive(Debug, Default)]
-pub struct Random;
+pub(super) struct Random;
 
 impl rand_core::RngCore for Random {
     fn next_u32(&mut self) -> u32 {
