@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use tempfile::TempDir;
 
 use crate::java::Java;
 use crate::process::{self, Process, tail, tethered};
@@ -114,12 +113,13 @@ impl BrokerOptions {
     }
 }
 
-/// A running broker. What this started ends with it, and its data directory too.
+/// A running broker. What this started ends with it. Its data stay for whoever wants to know what
+/// went wrong, until it is stopped in good order or another of the same name starts.
 pub(crate) struct Broker {
     kind: BrokerKind,
     options: BrokerOptions,
     address: SocketAddr,
-    folder: TempDir,
+    folder: PathBuf,
     log: PathBuf,
     process: Option<Process>,
 }
@@ -132,8 +132,11 @@ impl Broker {
             (_, Some(port)) => SocketAddr::from(([127, 0, 0, 1], port)),
             (_, None) => free_address()?,
         };
-        let folder =
-            tempfile::Builder::new().prefix(&format!("{}-", options.name)).tempdir_in(project.scratch())?;
+        let folder = project.scratch().join(&options.name);
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
         let log = project.logs().join(format!("{}.log", options.name));
         File::create(&log)?;
         let mut broker = Self { kind: kind.clone(), options, address, folder, log, process: None };
@@ -149,7 +152,7 @@ impl Broker {
     }
 
     pub(crate) fn data_folder(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.folder.join("data")
     }
 
     /// Starts it again on the same address and data, and returns when it answers.
@@ -188,7 +191,8 @@ impl Broker {
         if matches!(self.kind, BrokerKind::Corelog { .. }) {
             ensure!(status.success(), "stopped with {status}{}", tail(&self.log));
         }
-        self.verify_data()
+        self.verify_data()?;
+        fs::remove_dir_all(&self.folder).context("removing the data of a broker that passed")
     }
 
     /// Waits until it ends by itself.
@@ -211,7 +215,7 @@ impl Broker {
     }
 
     fn corelog_command(&self, binary: &Path) -> Result<Command> {
-        let config = self.folder.path().join("corelog.toml");
+        let config = self.folder.join("corelog.toml");
         fs::write(&config, format!("auto_create_topics = {}\n", self.options.auto_create))?;
         let mut command = tethered(binary);
         command
@@ -227,7 +231,7 @@ impl Broker {
     }
 
     fn kafka_config(&self) -> PathBuf {
-        self.folder.path().join("server.properties")
+        self.folder.join("server.properties")
     }
 
     /// What `kafka-storage.sh format` does, once per data directory.

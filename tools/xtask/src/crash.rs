@@ -34,13 +34,20 @@ pub(crate) fn run(project: &Project, tools: &Toolbox, kind: &BrokerKind, plan: &
     attempt(project, tools, kind, plan).with_context(|| {
         let Plan { shards, seed, .. } = plan;
         let mode = plan.durability.name();
-        format!("crash test with --durability {mode} --shards {shards} --seed {seed}")
+        let data = project.scratch().join(name(kind, plan));
+        let data = data.display();
+        format!("--durability {mode} --shards {shards} --seed {seed}, data kept in {data}")
     })
+}
+
+/// Of the broker's log and data.
+fn name(kind: &BrokerKind, plan: &Plan) -> String {
+    format!("{}-crash-{}-{}", kind.name(), plan.durability.name(), plan.shards)
 }
 
 fn attempt(project: &Project, tools: &Toolbox, kind: &BrokerKind, plan: &Plan) -> Result<String> {
     let mode = plan.durability.name();
-    let name = format!("{}-crash-{mode}-{}", kind.name(), plan.shards);
+    let name = name(kind, plan);
     let options = BrokerOptions { shards: plan.shards, ..BrokerOptions::named(&name) };
     let mut broker = Broker::start(project, kind, options)?;
     let mut command = tethered(tools.python()?);
