@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod api;
+pub mod engine;
 pub mod journal;
 pub mod log;
 pub mod meta;
