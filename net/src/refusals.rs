@@ -324,7 +324,6 @@ responses! {
         RenewDelegationToken(RenewDelegationTokenResponse)
         ExpireDelegationToken(ExpireDelegationTokenResponse)
         DescribeDelegationToken(DescribeDelegationTokenResponse)
-        ElectLeaders(ElectLeadersResponse)
         OffsetDelete(OffsetDeleteResponse)
         Vote(VoteResponse)
         BeginQuorumEpoch(BeginQuorumEpochResponse)
@@ -363,6 +362,7 @@ responses! {
         DeleteShareGroupOffsets(DeleteShareGroupOffsetsResponse);
     empty:
         FindCoordinator(FindCoordinatorResponse)
+        ElectLeaders(ElectLeadersResponse)
         Produce(ProduceResponse)
         ListOffsets(ListOffsetsResponse)
         OffsetCommit(OffsetCommitResponse)
