@@ -5,7 +5,7 @@ use crate::{api::*, types::*, meta::image::*};
 use corelog_runtime::net::Accepted;
 #[derive(Clone)]
 pub struct Engine;
-pub struct ShardStats;
+use crate::shard::ShardStats;
 impl Engine {
     pub fn shard(&self) -> usize { 0 }
     pub fn shards(&self) -> usize { 0 }
@@ -19,6 +19,7 @@ impl Engine {
     pub async fn create_topics(&self, _t: Vec<NewTopic>, _v: bool) -> Vec<Result<Arc<TopicMeta>, TopicError>> { unimplemented!() }
     pub async fn delete_topics(&self, _t: Vec<TopicRef>) -> Vec<Result<Arc<TopicMeta>, TopicError>> { unimplemented!() }
     pub async fn new_producer_id(&self) -> Result<i64, TopicError> { unimplemented!() }
+    pub fn defaults(&self) -> &crate::topic_config::NodeDefaults { unimplemented!() }
     pub fn admits(&self) -> bool { true }
     pub async fn admitted(&self) { unimplemented!() }
     pub async fn stats(&self) -> Vec<ShardStats> { unimplemented!() }

@@ -11,4 +11,6 @@ pub mod journal;
 pub mod log;
 pub mod meta;
 pub mod planted;
+pub mod shard;
+pub mod topic_config;
 pub mod types;

@@ -4,10 +4,10 @@
 //! Kafka closes the connection instead. A client that looked at ApiVersions never gets here.
 //! Pure functions of the request.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use corelog_protocol::error::ErrorCode;
 use kafka_protocol::messages::*;
-use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::protocol::{Decodable, StrBytes};
 
 /// Says why, where the response has room for words.
 const MESSAGE: &str = "this broker does not serve this API yet";
@@ -22,15 +22,50 @@ pub(crate) fn nearest_version(key: ApiKey, version: i16) -> i16 {
     version.clamp(known.min, known.max)
 }
 
-/// A response that refuses a request with `UNSUPPORTED_VERSION`, in the layout of
-/// [`nearest_version`]. A body that cannot be read in that layout is answered as if it were empty.
-pub(crate) fn refuse(key: ApiKey, version: i16, body: Bytes) -> ResponseKind {
-    let mut rest = body;
-    let request = RequestKind::decode(key, &mut rest, nearest_version(key, version)).ok();
-    match request.and_then(|request| refuse_items(request)) {
-        Some(response) => response,
-        None => refuse_whole(key),
+/// The frame, its length included, that refuses a request whose frame this is.
+///
+/// # Errors
+/// When the response cannot be encoded, which would be a mistake in this module.
+pub(crate) fn response(
+    key: ApiKey,
+    version: i16,
+    correlation_id: i32,
+    frame: Bytes,
+) -> Result<Bytes, RefusalError> {
+    let answered = nearest_version(key, version);
+    let body = body(key, version, frame);
+    let response = refuse(key, answered, body);
+    let mut encoded = BytesMut::new();
+    encoded.put_i32(0);
+    encoded.put_i32(correlation_id);
+    if key.response_header_version(answered) > 0 {
+        // No tagged fields.
+        encoded.put_u8(0);
     }
+    response
+        .encode(&mut encoded, answered)
+        .map_err(|error| RefusalError(error.to_string()))?;
+    let length = i32::try_from(encoded.len() - 4).map_err(|error| RefusalError(error.to_string()))?;
+    encoded[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(encoded.freeze())
+}
+
+/// A refusal could not be encoded.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct RefusalError(String);
+
+/// What follows the header, if the header can be read.
+fn body(key: ApiKey, version: i16, mut frame: Bytes) -> Option<Bytes> {
+    RequestHeader::decode(&mut frame, key.request_header_version(version)).ok()?;
+    Some(frame)
+}
+
+/// A response that refuses a request with `UNSUPPORTED_VERSION`. A body that cannot be read is
+/// answered as if it named nothing.
+fn refuse(key: ApiKey, version: i16, body: Option<Bytes>) -> ResponseKind {
+    let request = body.and_then(|body| decode(key, version, body));
+    request.and_then(refuse_items).unwrap_or_else(|| refuse_whole(key))
 }
 
 /// The code that says that something is not served.
@@ -40,6 +75,11 @@ fn code(key: ApiKey) -> i16 {
         ApiKey::SaslHandshake | ApiKey::SaslAuthenticate => ErrorCode::IllegalSaslState.code(),
         _ => ErrorCode::UnsupportedVersion.code(),
     }
+}
+
+/// Reads a request whose response has its errors in items.
+fn decode(key: ApiKey, version: i16, mut body: Bytes) -> Option<RequestKind> {
+    RequestKind::decode(key, &mut body, version).ok()
 }
 
 /// The error in each item of the request, for the APIs whose responses have their errors there.
@@ -398,9 +438,6 @@ responses! {
 
 #[cfg(test)]
 mod tests {
-    use bytes::BytesMut;
-    use kafka_protocol::messages::{ApiKey, RequestKind};
-
     use super::*;
 
     #[test]
@@ -408,7 +445,7 @@ mod tests {
         for key in ApiKey::iter() {
             let known = key.valid_versions();
             for version in 0..=known.max + 1 {
-                let response = refuse(key, version, Bytes::new());
+                let response = refuse(key, nearest_version(key, version), None);
                 let mut encoded = BytesMut::new();
                 response.encode(&mut encoded, nearest_version(key, version)).unwrap_or_else(|error| {
                     panic!("{key:?} version {version}: {error:#}");
@@ -429,7 +466,7 @@ mod tests {
         for version in 2..=9 {
             let mut encoded = BytesMut::new();
             RequestKind::OffsetCommit(request.clone()).encode(&mut encoded, version).unwrap();
-            let ResponseKind::OffsetCommit(response) = refuse(ApiKey::OffsetCommit, version, encoded.freeze())
+            let ResponseKind::OffsetCommit(response) = refuse(ApiKey::OffsetCommit, version, Some(encoded.freeze()))
             else {
                 panic!("another response");
             };
@@ -453,7 +490,7 @@ mod tests {
             };
             let mut encoded = BytesMut::new();
             RequestKind::OffsetFetch(request).encode(&mut encoded, version).unwrap();
-            let response = refuse(ApiKey::OffsetFetch, version, encoded.freeze());
+            let response = refuse(ApiKey::OffsetFetch, version, Some(encoded.freeze()));
             let mut encoded = BytesMut::new();
             response.encode(&mut encoded, version).unwrap();
             let ResponseKind::OffsetFetch(response) = response else { panic!("another response") };
