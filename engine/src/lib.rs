@@ -6,11 +6,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod api;
-pub mod engine;
 pub mod journal;
 pub mod log;
 pub mod meta;
 pub mod planted;
-pub mod shard;
-pub mod topic_config;
 pub mod types;
