@@ -175,8 +175,12 @@ impl Walk {
             Kind::Fixed(size) => reader.take(size).map(drop).map_err(at_field),
             Kind::String => self.string(nullable, reader).map_err(at_field),
             Kind::Struct(fields) => {
-                if nullable && reader.i8().map_err(at_field)? < 0 {
-                    return Ok(());
+                if nullable {
+                    match reader.i8().map_err(at_field)? {
+                        -1 => return Ok(()),
+                        1 => {}
+                        other => return Err(at_field(WireError::UnknownValue(other.into()))),
+                    }
                 }
                 self.structure(fields, reader)
             }
