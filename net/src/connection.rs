@@ -247,7 +247,12 @@ impl Conversation {
     }
 
     /// The answer at the head of the queue; `None` after the last one.
-    fn poll_reply(&self, service: &Service, head: &mut Option<Pending>, cx: &mut Context<'_>) -> Poll<Option<Reply>> {
+    fn poll_reply(
+        &self,
+        service: &Service,
+        head: &mut Option<Pending>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Reply>> {
         if head.is_none() {
             *head = self.queue.borrow_mut().pop_front();
         }

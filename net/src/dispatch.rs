@@ -71,7 +71,8 @@ pub(crate) fn dispatch(
         produce::start(service, version, correlation_id, request, pinned_bytes).boxed_local()
     } else {
         let service = Rc::clone(service);
-        let start = async move { produce::start(&service, version, correlation_id, request, pinned_bytes).await };
+        let start =
+            async move { produce::start(&service, version, correlation_id, request, pinned_bytes).await };
         start.boxed_local()
     };
     Dispatched { api: Some(api), reply, is_started: may_start }
@@ -86,7 +87,12 @@ fn at_once(api: Option<Api>, reply: Reply) -> Dispatched {
 type Failure = Box<dyn std::error::Error>;
 
 /// Calls the handler.
-async fn serve(service: &Service, client: &Client, header: &RequestHeader, body: Bytes) -> Result<Reply, Failure> {
+async fn serve(
+    service: &Service,
+    client: &Client,
+    header: &RequestHeader,
+    body: Bytes,
+) -> Result<Reply, Failure> {
     let version = header.version;
     match header.api {
         Api::Produce => unreachable!("a produce is started before its turn"),
@@ -154,8 +160,12 @@ fn refuse(service: &Service, client: &Client, error: &HeaderError, frame: BytesM
         HeaderError::UnsupportedVersion { api: Api::ApiVersions, correlation_id, .. } => {
             return Reply::Frame(api::unsupported_api_versions_response(correlation_id).freeze());
         }
-        HeaderError::UnsupportedVersion { api, version, correlation_id } => (api.key(), version, correlation_id),
-        HeaderError::UnknownApi { api_key, api_version, correlation_id } => (api_key, api_version, correlation_id),
+        HeaderError::UnsupportedVersion { api, version, correlation_id } => {
+            (api.key(), version, correlation_id)
+        }
+        HeaderError::UnknownApi { api_key, api_version, correlation_id } => {
+            (api_key, api_version, correlation_id)
+        }
         HeaderError::Malformed(_) => {
             tracing::warn!(peer = %client.peer, %error, "connection closed");
             return Reply::Close;

@@ -63,7 +63,12 @@ pub(crate) struct FrameReader<S> {
 
 impl<S: Source> FrameReader<S> {
     /// Frames of at most `frame_bytes_max`, within `budget` of `budget_bytes` permits.
-    pub(crate) fn new(source: S, frame_bytes_max: usize, budget: Arc<Semaphore>, budget_bytes: usize) -> Self {
+    pub(crate) fn new(
+        source: S,
+        frame_bytes_max: usize,
+        budget: Arc<Semaphore>,
+        budget_bytes: usize,
+    ) -> Self {
         Self { source, buffer: BytesMut::new(), frame_bytes_max, budget, budget_bytes }
     }
 

@@ -62,7 +62,11 @@ async fn respond(service: &Service, request: Request<Incoming>) -> Result<Respon
             (StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET is answered here\n".to_owned())
         }
         "/healthz" => {
-            let health = health(service.stopping.is_on(), service.engine.image().version, &service.engine.stats().await);
+            let health = health(
+                service.stopping.is_on(),
+                service.engine.image().version,
+                &service.engine.stats().await,
+            );
             match health {
                 Ok(()) => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
                 Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{reason}\n")),
@@ -159,7 +163,8 @@ mod tests {
     #[test]
     fn a_node_is_healthy_when_every_shard_serves() {
         let good = ShardStats::default();
-        let bad = ShardStats { shard: 3, fault: Some("the journal's sync failed".to_owned()), ..good.clone() };
+        let bad =
+            ShardStats { shard: 3, fault: Some("the journal's sync failed".to_owned()), ..good.clone() };
         assert_eq!(health(false, 1, &[good.clone()]), Ok(()));
         assert!(health(true, 1, &[good.clone()]).unwrap_err().contains("stopping"));
         assert!(health(false, 0, &[good.clone()]).unwrap_err().contains("starting"));

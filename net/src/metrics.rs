@@ -21,8 +21,7 @@ const fn metric(name: &'static str, kind: &'static str, help: &'static str) -> M
     Metric { name, kind, help }
 }
 
-const CONNECTIONS: Metric =
-    metric("corelog_net_connections", "gauge", "Open connections of Kafka clients.");
+const CONNECTIONS: Metric = metric("corelog_net_connections", "gauge", "Open connections of Kafka clients.");
 const CONNECTIONS_TOTAL: Metric =
     metric("corelog_net_connections_total", "counter", "Connections of Kafka clients ever taken.");
 const CONNECTIONS_REFUSED: Metric = metric(
@@ -56,8 +55,7 @@ const REQUEST_SECONDS: Metric = metric(
     "histogram",
     "From a request's arrival to its answer being ready, waiting behind earlier requests included.",
 );
-const PARTITIONS: Metric =
-    metric("corelog_engine_partitions", "gauge", "Partitions in service, by shard.");
+const PARTITIONS: Metric = metric("corelog_engine_partitions", "gauge", "Partitions in service, by shard.");
 const PARTITIONS_OFFLINE: Metric = metric(
     "corelog_engine_partitions_offline",
     "gauge",
@@ -65,13 +63,9 @@ const PARTITIONS_OFFLINE: Metric = metric(
 );
 const STRAYS: Metric =
     metric("corelog_engine_partitions_stray", "gauge", "Partitions on disk that no topic claims.");
-const TAIL_BYTES: Metric =
-    metric("corelog_engine_tail_bytes", "gauge", "Records kept in memory, in bytes.");
-const UNFLUSHED_BYTES: Metric = metric(
-    "corelog_engine_unflushed_bytes",
-    "gauge",
-    "Records that only the journal holds, in bytes.",
-);
+const TAIL_BYTES: Metric = metric("corelog_engine_tail_bytes", "gauge", "Records kept in memory, in bytes.");
+const UNFLUSHED_BYTES: Metric =
+    metric("corelog_engine_unflushed_bytes", "gauge", "Records that only the journal holds, in bytes.");
 const JOURNAL_FILES: Metric =
     metric("corelog_journal_files", "gauge", "Journal files that are still needed.");
 const JOURNAL_QUEUED_BYTES: Metric =
@@ -201,7 +195,8 @@ impl Text {
         self.introduce(&REQUEST_SECONDS);
         let name = REQUEST_SECONDS.name;
         for (at, api) in Api::all().enumerate() {
-            let sum = |value: &dyn Fn(&Latency) -> u64| shards.iter().map(|s| value(&s.latencies[at])).sum::<u64>();
+            let sum =
+                |value: &dyn Fn(&Latency) -> u64| shards.iter().map(|s| value(&s.latencies[at])).sum::<u64>();
             let count = sum(&|latency| latency.count.load(Relaxed));
             if count == 0 {
                 continue;
@@ -214,7 +209,10 @@ impl Text {
             }
             let _ = writeln!(self.0, "{name}_bucket{{api=\"{api}\",le=\"+Inf\"}} {count}");
             let total = Duration::from_micros(sum(&|latency| latency.sum_us.load(Relaxed))).as_secs_f64();
-            let _ = writeln!(self.0, "{name}_sum{{api=\"{api}\"}} {total}\n{name}_count{{api=\"{api}\"}} {count}");
+            let _ = writeln!(
+                self.0,
+                "{name}_sum{{api=\"{api}\"}} {total}\n{name}_count{{api=\"{api}\"}} {count}"
+            );
         }
     }
 }

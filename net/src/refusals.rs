@@ -5,6 +5,7 @@
 //! Pure functions of the request.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use corelog_protocol::api;
 use corelog_protocol::error::ErrorCode;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Decodable, StrBytes};
@@ -42,9 +43,7 @@ pub(crate) fn response(
         // No tagged fields.
         encoded.put_u8(0);
     }
-    response
-        .encode(&mut encoded, answered)
-        .map_err(|error| RefusalError(error.to_string()))?;
+    response.encode(&mut encoded, answered).map_err(|error| RefusalError(error.to_string()))?;
     let length = i32::try_from(encoded.len() - 4).map_err(|error| RefusalError(error.to_string()))?;
     encoded[..4].copy_from_slice(&length.to_be_bytes());
     Ok(encoded.freeze())
@@ -64,7 +63,7 @@ fn body(key: ApiKey, version: i16, mut frame: Bytes) -> Option<Bytes> {
 /// A response that refuses a request with `UNSUPPORTED_VERSION`. A body that cannot be read is
 /// answered as if it named nothing.
 fn refuse(key: ApiKey, version: i16, body: Option<Bytes>) -> ResponseKind {
-    let request = body.and_then(|body| decode(key, version, body));
+    let request = body.and_then(|body| api::decode_refused(key, version, body));
     request.and_then(refuse_items).unwrap_or_else(|| refuse_whole(key))
 }
 
@@ -75,11 +74,6 @@ fn code(key: ApiKey) -> i16 {
         ApiKey::SaslHandshake | ApiKey::SaslAuthenticate => ErrorCode::IllegalSaslState.code(),
         _ => ErrorCode::UnsupportedVersion.code(),
     }
-}
-
-/// Reads a request whose response has its errors in items.
-fn decode(key: ApiKey, version: i16, mut body: Bytes) -> Option<RequestKind> {
-    RequestKind::decode(key, &mut body, version).ok()
 }
 
 /// The error in each item of the request, for the APIs whose responses have their errors there.
@@ -188,7 +182,8 @@ fn refuse_admin_items(request: RequestKind, code: i16) -> Option<ResponseKind> {
                 EntityData::default().with_entity_type(e.entity_type).with_entity_name(e.entity_name)
             };
             let entries = request.entries.into_iter();
-            let entries = entries.map(|e| item.clone().with_entity(e.entity.into_iter().map(entity).collect()));
+            let entries =
+                entries.map(|e| item.clone().with_entity(e.entity.into_iter().map(entity).collect()));
             AlterClientQuotasResponse::default().with_entries(entries.collect()).into()
         }
         _ => return None,
@@ -196,7 +191,9 @@ fn refuse_admin_items(request: RequestKind, code: i16) -> Option<ResponseKind> {
 }
 
 fn offset_commit(request: OffsetCommitRequest, code: i16) -> OffsetCommitResponse {
-    use offset_commit_response::{OffsetCommitResponsePartition as Partition, OffsetCommitResponseTopic as Topic};
+    use offset_commit_response::{
+        OffsetCommitResponsePartition as Partition, OffsetCommitResponseTopic as Topic,
+    };
     let partition = |index| Partition::default().with_partition_index(index).with_error_code(code);
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|p| partition(p.partition_index)).collect();
@@ -227,7 +224,9 @@ fn offset_fetch(request: OffsetFetchRequest, code: i16) -> OffsetFetchResponse {
 }
 
 fn delete_records(request: DeleteRecordsRequest, code: i16) -> DeleteRecordsResponse {
-    use delete_records_response::{DeleteRecordsPartitionResult as Partition, DeleteRecordsTopicResult as Topic};
+    use delete_records_response::{
+        DeleteRecordsPartitionResult as Partition, DeleteRecordsTopicResult as Topic,
+    };
     let partition = |index| Partition::default().with_partition_index(index).with_error_code(code);
     let partition = |index| partition(index).with_low_watermark(-1);
     let topics = request.topics.into_iter().map(|topic| {
@@ -242,9 +241,8 @@ fn add_partitions_to_txn(request: AddPartitionsToTxnRequest, code: i16) -> AddPa
         AddPartitionsToTxnPartitionResult as Partition, AddPartitionsToTxnResult as Transaction,
         AddPartitionsToTxnTopicResult as Topic,
     };
-    let partition = |index: &i32| {
-        Partition::default().with_partition_index(*index).with_partition_error_code(code)
-    };
+    let partition =
+        |index: &i32| Partition::default().with_partition_index(*index).with_partition_error_code(code);
     let topic = |topic: add_partitions_to_txn_request::AddPartitionsToTxnTopic| {
         let partitions = topic.partitions.iter().map(partition).collect();
         Topic::default().with_name(topic.name).with_results_by_partition(partitions)
@@ -466,7 +464,8 @@ mod tests {
         for version in 2..=9 {
             let mut encoded = BytesMut::new();
             RequestKind::OffsetCommit(request.clone()).encode(&mut encoded, version).unwrap();
-            let ResponseKind::OffsetCommit(response) = refuse(ApiKey::OffsetCommit, version, Some(encoded.freeze()))
+            let ResponseKind::OffsetCommit(response) =
+                refuse(ApiKey::OffsetCommit, version, Some(encoded.freeze()))
             else {
                 panic!("another response");
             };

@@ -163,7 +163,11 @@ mod tests {
 
     type Described = (String, i16, Vec<i32>);
 
-    fn ask(topics: &[&str], limit: i32, cursor: Option<(&str, i32)>) -> (Vec<Described>, Option<(String, i32)>) {
+    fn ask(
+        topics: &[&str],
+        limit: i32,
+        cursor: Option<(&str, i32)>,
+    ) -> (Vec<Described>, Option<(String, i32)>) {
         let topic = |name: &&str| {
             describe_topic_partitions_request::TopicRequest::default().with_name(owned(name).into())
         };

@@ -25,13 +25,19 @@ const TYPE_STRING: i8 = 2;
 const TYPES_FROM: i16 = 3;
 
 /// Answers DescribeConfigs.
-pub(crate) fn serve(service: &Service, version: i16, request: &DescribeConfigsRequest) -> DescribeConfigsResponse {
+pub(crate) fn serve(
+    service: &Service,
+    version: i16,
+    request: &DescribeConfigsRequest,
+) -> DescribeConfigsResponse {
     let image = service.engine.image();
     let results = request.resources.iter().map(|resource| {
         let described = match resource.resource_type {
             TOPIC => of_topic(&image, service.engine.defaults(), resource, version, request),
             BROKER => of_node(&service.options, service.engine.node(), resource),
-            other => Err((ErrorCode::InvalidRequest, format!("resources of type {other} have no configs here"))),
+            other => {
+                Err((ErrorCode::InvalidRequest, format!("resources of type {other} have no configs here")))
+            }
         };
         let result = DescribeConfigsResult::default()
             .with_resource_type(resource.resource_type)
@@ -107,7 +113,8 @@ fn of_node(options: &NetOptions, node: NodeId, resource: &DescribeConfigsResourc
         return Ok(Vec::new());
     }
     if name != node.0.to_string() {
-        let message = format!("configs of broker '{name}' have to be asked of that broker; this is {}", node.0);
+        let message =
+            format!("configs of broker '{name}' have to be asked of that broker; this is {}", node.0);
         return Err((ErrorCode::InvalidRequest, message));
     }
     let shown = shown(options, node).into_iter().filter(|(name, _)| is_wanted(resource, name));
@@ -187,8 +194,11 @@ mod tests {
                 .with_include_synonyms(true)
                 .with_include_documentation(version >= 3);
             let resource = resource(TOPIC, "a", None);
-            let mut configs = of_topic(&image(), &NodeDefaults::default(), &resource, version, &request).unwrap();
-            configs.extend(of_node(&NetOptions::default(), NodeId(1), &self::resource(BROKER, "1", None)).unwrap());
+            let mut configs =
+                of_topic(&image(), &NodeDefaults::default(), &resource, version, &request).unwrap();
+            configs.extend(
+                of_node(&NetOptions::default(), NodeId(1), &self::resource(BROKER, "1", None)).unwrap(),
+            );
             let result = DescribeConfigsResult::default().with_configs(configs);
             let response = DescribeConfigsResponse::default().with_results(vec![result]);
             response.encode(&mut BytesMut::new(), version).unwrap();

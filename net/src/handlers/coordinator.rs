@@ -41,7 +41,8 @@ mod tests {
             let request = request.with_coordinator_keys(vec![owned("a"), owned("b")]);
             let response = serve(version, request);
             response.encode(&mut BytesMut::new(), version).unwrap();
-            let codes: Vec<_> = response.coordinators.iter().map(|c| (c.key.to_string(), c.error_code)).collect();
+            let codes: Vec<_> =
+                response.coordinators.iter().map(|c| (c.key.to_string(), c.error_code)).collect();
             match version {
                 ..KEYS_FROM => assert_eq!(response.error_code, 15),
                 _ => assert_eq!(codes, [("a".to_owned(), 15), ("b".to_owned(), 15)]),

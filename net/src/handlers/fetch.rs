@@ -33,7 +33,8 @@ pub(crate) async fn serve(
     request: FetchRequest,
 ) -> Reply {
     let reply = |response: FetchResponse| {
-        let bytes = response.topics.iter().flat_map(|t| &t.partitions).map(FetchPartitionResponse::records_bytes);
+        let bytes =
+            response.topics.iter().flat_map(|t| &t.partitions).map(FetchPartitionResponse::records_bytes);
         let charge = service.responses.charge(bytes.sum());
         Reply::Chunks(response.encode(version, correlation_id), charge)
     };
@@ -118,8 +119,14 @@ type Outcome = Result<Fetched, ErrorCode>;
 
 /// Reads what the context wants; one outcome per partition. Waits as long as the client allows,
 /// or until the connection is about to end.
-async fn read(service: &Service, client: &Client, request: &FetchRequest, context: &FetchContext) -> Vec<Outcome> {
-    let max_bytes = bytes(request.max_bytes).min(FETCH_RESPONSE_BYTES_MAX).min(service.responses.room().await);
+async fn read(
+    service: &Service,
+    client: &Client,
+    request: &FetchRequest,
+    context: &FetchContext,
+) -> Vec<Outcome> {
+    let max_bytes =
+        bytes(request.max_bytes).min(FETCH_RESPONSE_BYTES_MAX).min(service.responses.room().await);
     let image = service.engine.image();
     let mut parts = Vec::new();
     let resolved: Vec<Result<(), ErrorCode>> = context
@@ -186,7 +193,11 @@ fn respond(
     };
     let included = keys.into_iter().zip(outcomes).zip(answer.included);
     let included = included.filter_map(|(outcome, included)| included.then_some(outcome));
-    FetchResponse { session_id: answer.session_id, topics: topics(isolation, included), ..FetchResponse::default() }
+    FetchResponse {
+        session_id: answer.session_id,
+        topics: topics(isolation, included),
+        ..FetchResponse::default()
+    }
 }
 
 fn told(outcome: &Outcome) -> Told {

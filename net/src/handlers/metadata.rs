@@ -81,7 +81,9 @@ async fn create_missing(service: &Service, asked: &[Asked]) -> Vec<(String, Topi
     let missing: Vec<String> = asked
         .iter()
         .filter_map(|asked| match asked {
-            Asked::Name(name) if image.topic_named(name).is_none() && is_legal_name(name) => Some(name.clone()),
+            Asked::Name(name) if image.topic_named(name).is_none() && is_legal_name(name) => {
+                Some(name.clone())
+            }
             Asked::Name(_) | Asked::Id(_) | Asked::Nothing => None,
         })
         .collect();
@@ -115,7 +117,9 @@ pub(crate) fn is_legal_name(name: &str) -> bool {
 /// The response as the image has it; `None` asks for every topic.
 fn describe(image: &MetaImage, node: NodeId, listener: &str, asked: Option<&[Asked]>) -> MetadataResponse {
     let topics = match asked {
-        None => image.names.values().filter_map(|id| image.topics.get(id)).map(|topic| topic_in(topic)).collect(),
+        None => {
+            image.names.values().filter_map(|id| image.topics.get(id)).map(|topic| topic_in(topic)).collect()
+        }
         Some(asked) => asked.iter().map(|asked| answer(image, asked)).collect(),
     };
     MetadataResponse::default()

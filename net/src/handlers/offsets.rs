@@ -8,8 +8,12 @@ use corelog_engine::types::{LeaderEpoch, PartitionId, TopicPartition};
 use corelog_protocol::error::ErrorCode;
 use corelog_protocol::fetch::IsolationLevel;
 use kafka_protocol::messages::list_offsets_request::ListOffsetsTopic;
-use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
-use kafka_protocol::messages::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
+use kafka_protocol::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
+use kafka_protocol::messages::offset_for_leader_epoch_response::{
+    EpochEndOffset, OffsetForLeaderTopicResult,
+};
 use kafka_protocol::messages::{
     ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
 };
@@ -33,7 +37,11 @@ fn target(image: &MetaImage, topic: &str, partition: i32) -> Asked<TopicPartitio
 }
 
 /// Answers ListOffsets.
-pub(crate) async fn list(service: &Service, version: i16, request: ListOffsetsRequest) -> ListOffsetsResponse {
+pub(crate) async fn list(
+    service: &Service,
+    version: i16,
+    request: ListOffsetsRequest,
+) -> ListOffsetsResponse {
     let image = service.engine.image();
     let read_committed = request.isolation_level == IsolationLevel::ReadCommitted.to_wire();
     let asked = questions(&image, version, read_committed, &request.topics);
@@ -42,7 +50,8 @@ pub(crate) async fn list(service: &Service, version: i16, request: ListOffsetsRe
     let mut asked = asked.into_iter();
     let topics = request.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
-            let response = ListOffsetsPartitionResponse::default().with_partition_index(partition.partition_index);
+            let response =
+                ListOffsetsPartitionResponse::default().with_partition_index(partition.partition_index);
             let asked = asked.next().expect("one question per partition");
             let found = match asked {
                 Ok(Some(_)) => {
@@ -53,14 +62,17 @@ pub(crate) async fn list(service: &Service, version: i16, request: ListOffsetsRe
                 Err(code) => Err(code),
             };
             match found {
-                Ok(found) => response
-                    .with_offset(found.offset.0)
-                    .with_timestamp(found.timestamp_ms)
-                    .with_leader_epoch(if version >= 4 { found.leader_epoch.map_or(-1, |epoch| epoch.0) } else { -1 }),
+                Ok(found) => {
+                    response.with_offset(found.offset.0).with_timestamp(found.timestamp_ms).with_leader_epoch(
+                        if version >= 4 { found.leader_epoch.map_or(-1, |epoch| epoch.0) } else { -1 },
+                    )
+                }
                 Err(code) => response.with_error_code(code.code()),
             }
         });
-        ListOffsetsTopicResponse::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
+        ListOffsetsTopicResponse::default()
+            .with_name(topic.name.clone())
+            .with_partitions(partitions.collect())
     });
     ListOffsetsResponse::default().with_topics(topics.collect())
 }
@@ -145,7 +157,9 @@ pub(crate) async fn epoch_ends(
             };
             epoch_end(partition.partition, end)
         });
-        OffsetForLeaderTopicResult::default().with_topic(topic.topic.clone()).with_partitions(partitions.collect())
+        OffsetForLeaderTopicResult::default()
+            .with_topic(topic.topic.clone())
+            .with_partitions(partitions.collect())
     });
     OffsetForLeaderEpochResponse::default().with_topics(topics.collect())
 }
@@ -181,7 +195,8 @@ mod tests {
 
     #[test]
     fn repeated_and_unknown_partitions_are_refused_each_for_itself() {
-        let partition = |index| ListOffsetsPartition::default().with_partition_index(index).with_timestamp(-1);
+        let partition =
+            |index| ListOffsetsPartition::default().with_partition_index(index).with_timestamp(-1);
         let topic = |name: &str, partitions: &[i32]| {
             ListOffsetsTopic::default()
                 .with_name(owned(name).into())

@@ -100,9 +100,10 @@ fn check(image: &MetaImage, version: i16, request: ProduceRequest, pinned_bytes:
                 .or_else(|| check_batch(version, &partition.records));
             let slot = match (refusal, known) {
                 (Some(refusal), _) => Slot::Refused(refusal),
-                (None, None) => {
-                    Slot::Refused((ErrorCode::UnknownTopicOrPartition, "this broker does not have the partition"))
-                }
+                (None, None) => Slot::Refused((
+                    ErrorCode::UnknownTopicOrPartition,
+                    "this broker does not have the partition",
+                )),
                 (None, Some(meta)) => {
                     let target = TopicPartition::new(meta.id, PartitionId(partition.index));
                     parts.push(ProducePart { target, batch: own(partition.records, pinned_bytes) });
@@ -184,7 +185,8 @@ mod tests {
     }
 
     fn request(acks: i16, partitions: &[(i32, u8)]) -> ProduceRequest {
-        let partition = |(index, attributes): &(i32, u8)| ProducePartition { index: *index, records: batch(*attributes) };
+        let partition =
+            |(index, attributes): &(i32, u8)| ProducePartition { index: *index, records: batch(*attributes) };
         ProduceRequest {
             transactional_id: None,
             acks,
@@ -229,7 +231,8 @@ mod tests {
 
     #[test]
     fn transactions_are_refused() {
-        let transactional = ProduceRequest { transactional_id: Some("t".to_owned()), ..request(-1, &[(0, 0)]) };
+        let transactional =
+            ProduceRequest { transactional_id: Some("t".to_owned()), ..request(-1, &[(0, 0)]) };
         assert_eq!(codes(12, transactional), [48]);
     }
 
@@ -255,7 +258,10 @@ mod tests {
         let produced =
             Produced { base_offset: Offset(9), log_append_time_ms: Some(77), log_start_offset: Offset(2) };
         let response = told(1, Ok(produced));
-        assert_eq!((response.base_offset, response.log_append_time_ms, response.log_start_offset), (9, 77, 2));
+        assert_eq!(
+            (response.base_offset, response.log_append_time_ms, response.log_start_offset),
+            (9, 77, 2)
+        );
     }
 
     #[test]

@@ -19,7 +19,11 @@ use super::{owned, words};
 use crate::service::Service;
 
 /// Answers CreateTopics: one result per topic, each of which succeeds or fails alone.
-pub(crate) async fn create(service: &Service, version: i16, request: CreateTopicsRequest) -> CreateTopicsResponse {
+pub(crate) async fn create(
+    service: &Service,
+    version: i16,
+    request: CreateTopicsRequest,
+) -> CreateTopicsResponse {
     let mut named = BTreeMap::new();
     for topic in &request.topics {
         *named.entry(topic.name.as_str()).or_insert(0u32) += 1;
@@ -47,7 +51,9 @@ pub(crate) async fn create(service: &Service, version: i16, request: CreateTopic
 /// The topic as the engine wants it; contradictions within the request are found here.
 fn new_topic(topic: &CreatableTopic, repeated: bool) -> Result<NewTopic, TopicError> {
     if repeated {
-        return Err(TopicError::InvalidRequest("this topic is named more than once in the request".to_owned()));
+        return Err(TopicError::InvalidRequest(
+            "this topic is named more than once in the request".to_owned(),
+        ));
     }
     if !topic.assignments.is_empty() && (topic.num_partitions != -1 || topic.replication_factor != -1) {
         let message = "either assignments or a number of partitions and replicas can be set, not both";
@@ -102,7 +108,11 @@ fn configs(meta: &TopicMeta, defaults: &NodeDefaults) -> Vec<CreatableTopicConfi
 }
 
 /// Answers DeleteTopics: by name, or since version 6 by name or id.
-pub(crate) async fn delete(service: &Service, version: i16, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
+pub(crate) async fn delete(
+    service: &Service,
+    version: i16,
+    request: DeleteTopicsRequest,
+) -> DeleteTopicsResponse {
     let by_name = |name| DeleteTopicState::default().with_name(Some(name));
     let states = match version {
         6.. => request.topics,
@@ -167,7 +177,6 @@ fn deleted(
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
@@ -189,9 +198,8 @@ mod tests {
 
     #[test]
     fn a_topic_to_delete_has_one_name() {
-        let both = DeleteTopicState::default()
-            .with_name(Some(owned("a").into()))
-            .with_topic_id(Uuid::from_u128(1));
+        let both =
+            DeleteTopicState::default().with_name(Some(owned("a").into())).with_topic_id(Uuid::from_u128(1));
         assert!(topic_ref(&both).is_err());
         assert!(topic_ref(&DeleteTopicState::default().with_name(None)).is_err());
         let id = DeleteTopicState::default().with_name(None).with_topic_id(Uuid::from_u128(1));
@@ -214,7 +222,8 @@ mod tests {
         }
         let state = DeleteTopicState::default().with_name(Some(owned("b").into()));
         for version in 1..=6 {
-            let results = vec![deleted(&state, version, Ok(Arc::clone(meta))), deleted(&state, version, error())];
+            let results =
+                vec![deleted(&state, version, Ok(Arc::clone(meta))), deleted(&state, version, error())];
             let response = DeleteTopicsResponse::default().with_responses(results);
             response.encode(&mut BytesMut::new(), version).unwrap();
         }
