@@ -29,7 +29,7 @@ use crate::recovery::RecoveredPartition;
 use crate::shard::start::{ReplaySink, segment_options};
 use crate::shard::{Shard, ShardOptions, file_cache};
 use crate::topic_config::{NodeDefaults, TopicConfig};
-use crate::types::TopicPartition;
+use crate::types::{Lsn, TopicPartition};
 
 /// Segments written at a time while journals are drained.
 const DRAIN_FLUSHES: usize = 8;
@@ -216,8 +216,10 @@ impl Engine {
             tracing::info!(journal, "draining the journal of another number of shards");
             let mut sink = ReplaySink::new(&options.shard);
             let journal_options = journal_options(options, *journal);
-            let report = Journal::replay_only(journal_options, |lsn, entry| sink.entry(lsn, &entry)).await;
-            let replayed = sink.finish(report.map_err(|error| failed(error.to_string()))?);
+            let opened = Journal::open(journal_options, |lsn, entry| sink.entry(lsn, &entry)).await;
+            let (emptied, report) = opened.map_err(|error| failed(error.to_string()))?;
+            emptied.close().await.map_err(|error| failed(error.to_string()))?;
+            let replayed = sink.finish(report);
             if index == 0 {
                 check_metadata(&replayed.report).map_err(failed)?;
                 drained.meta = replayed.meta;
@@ -258,7 +260,7 @@ impl Engine {
             }
         }
         // Metadata was replayed from an old journal: all of it has to be in the new one.
-        meta.rewrite().await.map_err(|error| BootError::Metadata(error.to_string()))?;
+        meta.compact(Lsn(u64::MAX)).await.map_err(|error| BootError::Metadata(error.to_string()))?;
         let data_dir = &self.inner.options.shard.data_dir;
         node_dir::write_layout(data_dir, &plan.journals).await?;
         node_dir::remove_unlisted_journals(data_dir, &plan.journals).await?;
@@ -309,7 +311,6 @@ async fn flush_all(
         task::spawn_join(Class::Serve, flush)
     });
     let results: Vec<_> = stream::iter(flushes).buffered(DRAIN_FLUSHES).collect().await;
-    files.close_all().await;
     results.into_iter().collect()
 }
 
@@ -328,7 +329,7 @@ async fn flush_one(
     }
     let batches: Vec<_> = tail.into_iter().map(|batch| batch.bytes).collect();
     if !batches.is_empty() {
-        state.position = log.flush(&batches, Roll::PadBlock).await.map_err(|error| error.to_string())?;
+        state.position = log.flush(&batches, Roll::CloseAll).await.map_err(|error| error.to_string())?;
     }
     state.fault = state.fault.or(fault);
     Ok(state)

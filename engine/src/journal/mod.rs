@@ -235,6 +235,16 @@ impl Journal {
         lsn
     }
 
+    /// The newest entry that was appended to this run, if any was.
+    pub fn last_appended(&self) -> Option<Lsn> {
+        self.inner.state.borrow().last_appended()
+    }
+
+    /// Size of a file.
+    pub fn file_bytes(&self) -> u64 {
+        self.inner.options.file_bytes
+    }
+
     /// Longest payload that fits.
     pub fn max_entry_bytes(&self) -> usize {
         state::max_entry_bytes(&self.inner.options)

@@ -113,6 +113,8 @@ pub(super) struct State {
     pending_bytes: usize,
     in_flight_bytes: usize,
     pub(super) in_flight: usize,
+    /// LSN of this run's first entry.
+    first_lsn: Lsn,
     next_lsn: Lsn,
     /// What the next commit says of itself.
     link: Link,
@@ -177,6 +179,7 @@ impl State {
             pending_bytes: 0,
             in_flight_bytes: 0,
             in_flight: 0,
+            first_lsn: link.lsn,
             next_lsn: link.lsn,
             link,
             start_sequence: link.sequence,
@@ -213,6 +216,10 @@ impl State {
             self.pending.push_back(entry);
         }
         lsn
+    }
+
+    pub(super) fn last_appended(&self) -> Option<Lsn> {
+        (self.next_lsn > self.first_lsn).then(|| Lsn(self.next_lsn.0 - 1))
     }
 
     pub(super) fn failure(&self) -> Option<JournalError> {

@@ -34,6 +34,7 @@ pub use self::error::{CorruptReason, Corruption, LogError};
 pub use self::files::{FileCache, FileCacheOptions};
 pub use self::header::{HEADER_BYTES, HeaderError, SegmentHeader};
 use self::segments::Inner;
+use crate::planted::PlantedBug;
 use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 /// How much of a partition's segments counts: whole, synced blocks.
@@ -73,12 +74,19 @@ pub struct SegmentOptions {
     pub segment_ms: i64,
     /// At least so many bytes lie between two index entries.
     pub index_interval_bytes: u64,
+    /// For the crash test.
+    pub planted: PlantedBug,
 }
 
 impl Default for SegmentOptions {
     /// Kafka's defaults.
     fn default() -> Self {
-        Self { segment_bytes: 1 << 30, segment_ms: 7 * 24 * 3_600_000, index_interval_bytes: 4096 }
+        Self {
+            segment_bytes: 1 << 30,
+            segment_ms: 7 * 24 * 3_600_000,
+            index_interval_bytes: 4096,
+            planted: PlantedBug::NONE,
+        }
     }
 }
 

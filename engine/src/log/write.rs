@@ -23,6 +23,7 @@ use super::load::{self, Blocks, Loaded};
 use super::plan::{BatchPlace, Piece, Plan, plan};
 use super::segments::{Closed, Inner, State, list};
 use super::{Roll, SegmentPosition};
+use crate::planted::Planted;
 use crate::types::Offset;
 
 /// Size of a write: the best block for one writer is 256 KiB to 1 MiB.
@@ -194,7 +195,8 @@ impl Writer {
         write_range(&segment.file, piece.write.clone(), header, source)
             .await
             .map_err(LogError::io("writing", &segment.path))?;
-        let synced = segment.file.sync_data().await;
+        let planted = log.options().planted.has(Planted::CheckpointBeforeSync);
+        let synced = if planted { Ok(()) } else { segment.file.sync_data().await };
         fence_if_failed(log, synced).map_err(LogError::io("syncing", &segment.path))?;
         Ok(segment)
     }

@@ -49,7 +49,7 @@ use crate::topic_config::NodeDefaults;
 use crate::types::{Lsn, NodeId, TopicId};
 
 /// The largest command that is proposed; what is larger is split, or refused.
-const COMMAND_BYTES_MAX: usize = 512 << 10;
+const COMMAND_BYTES_MAX: usize = 96 << 10;
 
 /// The log grows by so many entries between two snapshots.
 const ENTRIES_PER_SNAPSHOT: u64 = 4096;

@@ -85,14 +85,16 @@ impl Tail {
         }
     }
 
-    /// Batches that start below `end` are in segments now.
-    pub fn flushed_to(&mut self, end: Offset) {
+    /// Batches that end at or below `end` are in segments now. Returns how many that makes.
+    pub fn flushed_to(&mut self, end: Offset) -> usize {
+        let before = self.flushed;
         while let Some(batch) = self.batches.get(self.flushed)
             && batch.next <= end
         {
             self.unflushed_bytes -= batch.bytes.len();
             self.flushed += 1;
         }
+        self.flushed - before
     }
 
     /// Drops the oldest batch that is in segments; returns its size.

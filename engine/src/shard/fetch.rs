@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
-use corelog_protocol::batch::{BatchHeader, BatchRef, first_record_at_or_after};
+use corelog_protocol::batch::{BatchRef, first_record_at_or_after};
 use corelog_runtime::task::{self, Class};
 use tokio::sync::Notify;
 
@@ -298,7 +298,3 @@ fn corrupt(target: TopicPartition, error: &dyn std::error::Error) -> PartitionEr
     PartitionError::Corrupt(error.to_string())
 }
 
-/// How many records a batch holds, for statistics.
-pub(super) fn record_count(batch: &[u8]) -> u64 {
-    BatchHeader::parse(batch).map_or(0, |header| u64::from(header.record_count.unsigned_abs()))
-}

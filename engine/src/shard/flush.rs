@@ -1,8 +1,8 @@
 //! Writing segments behind the journal.
 //!
 //! Only what was acknowledged goes to segments, so they never hold a record that a crash takes back.
-//! A flush ends on a block boundary (the rest of the block is padding), so a batch is either in
-//! segments or in the tail, never half in each.
+//! A flush writes whole blocks; the batch that the last of them cuts stays in the tail and in the
+//! journal as a whole.
 
 use std::rc::Rc;
 
@@ -65,15 +65,15 @@ impl Shard {
         if batches.is_empty() || cell.borrow().offline().is_some() {
             return Ok(());
         }
-        let position = log.flush(&batches, Roll::PadBlock).await?;
-        let flushed = {
+        let position = log.flush(&batches, Roll::AsNeeded).await?;
+        let (flushed_batches, flushed) = {
             let mut partition = cell.borrow_mut();
             let before = partition.tail().unflushed_bytes();
-            partition.tail_mut().flushed_to(position.batch_base);
-            before - partition.tail().unflushed_bytes()
+            let batches = partition.tail_mut().flushed_to(position.batch_base);
+            (batches, before - partition.tail().unflushed_bytes())
         };
         self.unflushed_bytes.set(self.unflushed_bytes.get() - flushed);
-        self.evictable.borrow_mut().extend(batches.iter().map(|_| Rc::clone(cell)));
+        self.evictable.borrow_mut().extend((0..flushed_batches).map(|_| Rc::clone(cell)));
         self.evict_over_budget();
         self.retry_parked();
         Ok(())

@@ -312,7 +312,6 @@ impl Shard {
         {
             self.reclaim(newest.next()).await?;
         }
-        self.files.close_all().await;
         self.journal.clone().close().await?;
         Ok(())
     }
@@ -345,6 +344,5 @@ pub fn segment_options(config: &TopicConfig, options: &ShardOptions) -> SegmentO
         segment_ms: config.segment_ms,
         index_interval_bytes: config.index_interval_bytes,
         planted: options.planted,
-        ..SegmentOptions::default()
     }
 }

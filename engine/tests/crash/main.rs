@@ -28,20 +28,19 @@ use corelog_runtime::sim::{Sim, SimOptions};
 use corelog_runtime::{rand, task, time};
 use tokio::sync::watch;
 
-use crate::model::{Model, Violation};
+use crate::model::Violation;
 use crate::workload::SharedModel;
 
 const NODE: u32 = 1;
 const CLIENTS_PER_SHARD: usize = 3;
 
 /// Small files and budgets, so that every seed rolls, flushes, carries forward and recycles.
-fn options(shards: usize, bug: PlantedBug) -> EngineOptions {
+fn options(bug: PlantedBug) -> EngineOptions {
     let mut journal = JournalOptions::new(PathBuf::new(), 0);
     journal.file_bytes = 256 * 1024;
     journal.first_file_bytes = 64 * 1024;
     journal.max_commit_bytes = 64 * 1024;
     journal.planted = bug;
-    let _ = shards;
     EngineOptions {
         shard: ShardOptions {
             data_dir: PathBuf::from("/data"),
@@ -55,7 +54,14 @@ fn options(shards: usize, bug: PlantedBug) -> EngineOptions {
             planted: bug,
         },
         journal,
-        meta: MetaOptions::new(NodeId(1), Vec::new()),
+        meta: MetaOptions {
+            node: NodeId(1),
+            listeners: Vec::new(),
+            rack: None,
+            default_partitions: 1,
+            default_replication_factor: 1,
+            configs: NodeDefaults::default(),
+        },
         defaults: NodeDefaults::default(),
     }
 }
@@ -80,7 +86,7 @@ impl Life {
 }
 
 async fn shard_main(context: ShardContext<ShardRequest, ShardReply>, life: Life) -> Result<(), String> {
-    let options = options(context.shards, life.bug);
+    let options = options(life.bug);
     let started = Engine::start(context.mesh, options).await;
     let engine = started.map_err(|error| format!("the node does not start: {error}"))?;
     if context.shard == 0 {
