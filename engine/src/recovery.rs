@@ -178,7 +178,7 @@ impl Replay {
         state.log_end = state.log_end.min(end);
         state.epochs.truncate_to(end);
         state.producers.truncate_to(end);
-        if partition.anchored && end < state.position.batch_base {
+        if partition.anchored && state.position.reaches_beyond(end) {
             let cut = partition.cut_segments_to.unwrap_or(end);
             partition.cut_segments_to = Some(cut.min(end));
         }

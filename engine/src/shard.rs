@@ -196,6 +196,11 @@ impl Shard {
         for _ in 0..flush::WORKERS {
             task::spawn_in(Class::Background, Rc::clone(self).flush_worker());
         }
+    }
+
+    /// Starts giving journal files back. Not before metadata has taken over what the journal of
+    /// shard 0 holds of it: until then nobody says what is still needed.
+    pub(crate) fn spawn_reclaim(self: &Rc<Self>) {
         task::spawn_in(Class::Background, Rc::clone(self).reclaim_worker());
     }
 
@@ -256,7 +261,7 @@ impl Shard {
             let before = (partition.tail().bytes(), partition.tail().unflushed_bytes());
             partition.truncate_to(end);
             self.tail_shrank(before, &partition);
-            (lsn, Rc::clone(partition.log()), end < partition.position().batch_base)
+            (lsn, Rc::clone(partition.log()), partition.position().reaches_beyond(end))
         };
         self.journal.wait_synced(lsn).await.map_err(|error| PartitionError::Offline(error.to_string()))?;
         if below_segments {

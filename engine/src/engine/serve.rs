@@ -80,6 +80,7 @@ impl Engine {
                 ShardReply::Done
             }
             Change::Ready => {
+                self.local().spawn_reclaim();
                 self.inner.stage.send_replace(Stage::Ready);
                 ShardReply::Done
             }

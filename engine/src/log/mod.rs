@@ -62,6 +62,11 @@ impl SegmentPosition {
             batch_position_bytes: HEADER_BYTES,
         }
     }
+
+    /// Whether the segments hold anything of a batch that begins at or after `end`.
+    pub fn reaches_beyond(&self, end: Offset) -> bool {
+        end < self.batch_base || (end == self.batch_base && self.batch_position_bytes < self.position_bytes)
+    }
 }
 
 /// When segments roll and how finely they are indexed.
