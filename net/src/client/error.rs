@@ -163,7 +163,7 @@ pub enum ClientError {
         limit_bytes: usize,
     },
     /// The broker refused.
-    #[error("{what} was refused: {code:?}{}", detail(.message))]
+    #[error("{what} was refused: {code}{}", detail(.message))]
     Refused {
         /// The request and what it was about.
         what: String,
@@ -198,11 +198,14 @@ fn detail(message: &Option<String>) -> String {
 }
 
 impl ClientError {
-    /// A refusal with this code; 0 is none.
+    /// `Err` when `code` is an error; 0 is none.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the code and the broker's own words.
     pub fn check(code: i16, message: Option<&str>, what: impl FnOnce() -> String) -> Result<(), Self> {
-        match ErrorCode::try_from_code(code) {
-            None => Ok(()),
-            Some(code) => Err(Self::Refused {
+        match ErrorCode::from_code(code) {
+            ErrorCode::None => Ok(()),
+            code => Err(Self::Refused {
                 what: what(),
                 code,
                 message: message.map(str::to_owned),
@@ -252,16 +255,5 @@ impl ClientError {
             }
             other => other,
         }
-    }
-}
-
-/// Codes as the protocol's numbers; 0 is success.
-pub(crate) trait CodeExt: Sized {
-    fn try_from_code(code: i16) -> Option<Self>;
-}
-
-impl CodeExt for ErrorCode {
-    fn try_from_code(code: i16) -> Option<Self> {
-        ErrorCode::try_from_code_inner(code)
     }
 }
