@@ -12,6 +12,7 @@
 //! | [`validate`] | what a batch must satisfy before it is appended |
 //! | [`error`] | Kafka's error codes |
 //! | [`produce`], [`fetch`] | our own framing of the two requests that carry batches |
+//! | [`leader`] | who leads now, as error responses tell clients |
 //! | [`api`] | the table of APIs, headers, and the bounded use of the generated codec |
 
 #![cfg_attr(
@@ -23,12 +24,14 @@
     )
 )]
 
-//pub mod api;
+pub mod api;
 pub mod batch;
+mod chunks;
 pub mod codec;
 pub mod error;
-//pub mod fetch;
-//pub mod produce;
+pub mod fetch;
+pub mod leader;
+pub mod produce;
 pub mod validate;
 mod wire;
 

@@ -47,6 +47,9 @@ pub enum WireError {
     /// does not have.
     #[error("malformed tagged field {0}")]
     InvalidTaggedField(u32),
+    /// A number that stands for nothing.
+    #[error("unknown value {0}")]
+    UnknownValue(i64),
     /// This version of the message is not known here.
     #[error("version {0} is not supported")]
     UnsupportedVersion(i16),
