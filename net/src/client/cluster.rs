@@ -121,6 +121,11 @@ impl Client {
         &self.0.options
     }
 
+    /// Attempts of one operation, by the client's settings.
+    pub(crate) fn retry(&self) -> Retry {
+        Retry::new(self.0.options.retry)
+    }
+
     /// What is known of the cluster.
     pub fn metadata(&self) -> Metadata {
         self.0.metadata.borrow().clone()

@@ -70,8 +70,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Queues {
-    outgoing: VecDeque<Bytes>,
-    /// Requests without a reply whose last byte is the `outgoing`'s end when they were queued.
+    outgoing: Vec<Bytes>,
+    /// Frames in `outgoing` that get no reply: told when all of it is written.
     unanswered: VecDeque<Slot>,
     waiting: VecDeque<(i32, Slot)>,
     closed: Option<ClientError>,
@@ -431,7 +431,7 @@ impl Shared {
 
 async fn write_frames(shared: Rc<Shared>) {
     loop {
-        let (mut frames, unanswered) = {
+        let (frames, unanswered) = {
             let mut queues = shared.queues.borrow_mut();
             if queues.closed.is_some() {
                 return;
@@ -445,7 +445,7 @@ async fn write_frames(shared: Rc<Shared>) {
             shared.written.notified().await;
             continue;
         }
-        match shared.socket.write_vectored_all(&mut frames).await {
+        match shared.socket.write_vectored_all(&frames).await {
             Ok(()) => {
                 for slot in unanswered {
                     let _ = slot.send(Ok(Bytes::new()));
