@@ -1,0 +1,177 @@
+//! Files on glommio: reads and writes through io_uring, directory operations on the executor's
+//! blocking thread.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use glommio::GlommioError;
+use glommio::io::{DmaFile, OpenOptions};
+
+use super::Shard;
+use crate::fs::{AlignedBuf, BLOCK_BYTES, DirEntry, OpenMode};
+use crate::oneshot::Slot;
+
+/// Permissions of new files, before the umask.
+const FILE_MODE: u32 = 0o640;
+
+/// An open file.
+#[derive(Clone)]
+pub(crate) struct File(Rc<DmaFile>);
+
+/// The operating system's error without glommio's wrapping, which loses the error number.
+pub(super) fn plain<T>(error: GlommioError<T>) -> io::Error {
+    match error {
+        GlommioError::IoError(source) | GlommioError::EnhancedIoError { source, .. } => source,
+        other => other.into(),
+    }
+}
+
+impl File {
+    pub(crate) async fn create(_: &Rc<Shard>, path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE);
+        Ok(Self(Rc::new(options.dma_open(path).await.map_err(plain)?)))
+    }
+
+    pub(crate) async fn open(_: &Rc<Shard>, path: &Path, mode: OpenMode) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(mode == OpenMode::ReadWrite);
+        Ok(Self(Rc::new(options.dma_open(path).await.map_err(plain)?)))
+    }
+
+    /// In a task of its own: glommio forgets a write whose future is dropped before the ring was
+    /// submitted. The task also keeps the buffer alive.
+    pub(crate) async fn write_at(&self, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
+        let done = Slot::new();
+        let result = done.clone();
+        let file = Rc::clone(&self.0);
+        super::task::spawn(async move {
+            result.fill(write_all(&file, buf, position).await);
+        });
+        done.await
+    }
+
+    /// Reads the blocks around the range and copies out of them once.
+    pub(crate) async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
+        let block = BLOCK_BYTES as u64;
+        let start = position - position % block;
+        let end = position.saturating_add(len as u64).next_multiple_of(block);
+        let mut out = BytesMut::with_capacity(len);
+        let mut at = start;
+        // One turn, unless the kernel reads short before the end of the file.
+        while at < end && out.len() < len {
+            let size = usize::try_from(end - at).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let read = self.0.read_at_aligned(at, size).await.map_err(plain)?;
+            let skip = usize::try_from(position.saturating_sub(at)).unwrap_or(usize::MAX);
+            let useful = read.get(skip..).unwrap_or_default();
+            out.extend_from_slice(&useful[..useful.len().min(len - out.len())]);
+            if read.len() < size && !read.len().is_multiple_of(BLOCK_BYTES) || read.is_empty() {
+                break;
+            }
+            at += read.len() as u64;
+        }
+        Ok(out.freeze())
+    }
+
+    pub(crate) async fn sync_data(&self) -> io::Result<()> {
+        self.0.fdatasync().await.map_err(plain)
+    }
+
+    pub(crate) async fn len(&self) -> io::Result<u64> {
+        self.0.file_size().await.map_err(plain)
+    }
+
+    pub(crate) async fn truncate(&self, len: u64) -> io::Result<()> {
+        self.0.truncate(len).await.map_err(plain)
+    }
+
+    pub(crate) async fn close(self) -> io::Result<()> {
+        match Rc::try_unwrap(self.0) {
+            Ok(file) => file.close().await.map_err(plain),
+            Err(_shared) => Ok(()),
+        }
+    }
+}
+
+async fn write_all(file: &DmaFile, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
+    let mut written = file
+        .write_rc_at(buf.share(), position)
+        .await
+        .map_err(plain)?;
+    // Short writes happen when the disk fills up: the next one then tells why.
+    while written < buf.len() {
+        if written == 0 || !written.is_multiple_of(BLOCK_BYTES) {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        let rest = AlignedBuf::padded(&buf[written..]);
+        let more = file
+            .write_rc_at(rest.share(), position + written as u64)
+            .await;
+        match more.map_err(plain)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            more => written += more,
+        }
+    }
+    Ok(buf.reclaim())
+}
+
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    glommio::executor().spawn_blocking(call).await
+}
+
+pub(crate) async fn create_dir_all(_: &Rc<Shard>, path: PathBuf) -> io::Result<()> {
+    blocking(move || std::fs::create_dir_all(path)).await
+}
+
+pub(crate) async fn remove_file(_: &Rc<Shard>, path: PathBuf) -> io::Result<()> {
+    blocking(move || std::fs::remove_file(path)).await
+}
+
+pub(crate) async fn remove_dir(_: &Rc<Shard>, path: PathBuf) -> io::Result<()> {
+    blocking(move || std::fs::remove_dir(path)).await
+}
+
+pub(crate) async fn remove_dir_all(_: &Rc<Shard>, path: PathBuf) -> io::Result<()> {
+    blocking(move || std::fs::remove_dir_all(path)).await
+}
+
+pub(crate) async fn rename(_: &Rc<Shard>, from: PathBuf, to: PathBuf) -> io::Result<()> {
+    blocking(move || std::fs::rename(from, to)).await
+}
+
+pub(crate) async fn sync_dir(_: &Rc<Shard>, path: PathBuf) -> io::Result<()> {
+    blocking(move || std::fs::File::open(path)?.sync_all()).await
+}
+
+pub(crate) async fn exists(_: &Rc<Shard>, path: PathBuf) -> io::Result<bool> {
+    blocking(move || std::fs::exists(path)).await
+}
+
+pub(crate) async fn list_dir(_: &Rc<Shard>, path: PathBuf) -> io::Result<Vec<DirEntry>> {
+    blocking(move || {
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            let len = if metadata.is_dir() { 0 } else { metadata.len() };
+            if let Ok(name) = entry.file_name().into_string() {
+                entries.push(DirEntry {
+                    name,
+                    is_dir: metadata.is_dir(),
+                    len,
+                });
+            }
+        }
+        entries.sort();
+        Ok(entries)
+    })
+    .await
+}
