@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 pub use crate::buf::AlignedBuf;
-use crate::ctx::{Current, current};
+use crate::ctx::{Current, current, current_or_none};
+use crate::error::StartError;
 use crate::task::{Class, spawn_join, yield_now};
 use crate::{real, sim, time};
 
@@ -218,6 +219,29 @@ impl File {
             Kind::Sim(_) => Ok(()),
         }
     }
+}
+
+/// The exclusive use of a data directory, see [`lock_data_dir`].
+#[derive(Debug)]
+#[must_use = "the lock is released when this is dropped"]
+pub struct DirLock {
+    _lock: Option<real::DirLock>,
+}
+
+/// Takes a data directory for this process, and creates it if it is not there. The lock is held
+/// until it is dropped or the process ends. May be called before the shards run. In the simulator
+/// a disk belongs to one node, and this does nothing.
+///
+/// # Errors
+/// [`StartError::DataDirLocked`] when another process has it, [`StartError::Permission`],
+/// [`StartError::DataDir`].
+pub fn lock_data_dir(path: impl AsRef<Path>) -> Result<DirLock, StartError> {
+    if let Some(Current::Sim(_)) = current_or_none() {
+        return Ok(DirLock { _lock: None });
+    }
+    Ok(DirLock {
+        _lock: Some(real::lock_data_dir(path.as_ref())?),
+    })
 }
 
 /// Creates a directory and its missing parents.

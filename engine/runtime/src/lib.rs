@@ -10,8 +10,10 @@
 
 mod buf;
 mod ctx;
+mod error;
 pub mod fs;
 pub mod mesh;
+pub mod net;
 mod oneshot;
 pub mod rand;
 mod real;

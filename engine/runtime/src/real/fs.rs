@@ -2,6 +2,7 @@
 //! blocking thread.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -10,6 +11,7 @@ use glommio::GlommioError;
 use glommio::io::{DmaFile, OpenOptions};
 
 use super::Shard;
+use super::check::Probe;
 use crate::fs::{AlignedBuf, BLOCK_BYTES, DirEntry, OpenMode};
 use crate::oneshot::Slot;
 
@@ -18,7 +20,10 @@ const FILE_MODE: u32 = 0o640;
 
 /// An open file.
 #[derive(Clone)]
-pub(crate) struct File(Rc<DmaFile>);
+pub(crate) struct File {
+    file: Rc<DmaFile>,
+    shard: Rc<Shard>,
+}
 
 /// The operating system's error without glommio's wrapping, which loses the error number.
 pub(super) fn plain<T>(error: GlommioError<T>) -> io::Error {
@@ -29,20 +34,34 @@ pub(super) fn plain<T>(error: GlommioError<T>) -> io::Error {
 }
 
 impl File {
-    pub(crate) async fn create(_: &Rc<Shard>, path: &Path) -> io::Result<Self> {
+    pub(crate) async fn create(shard: &Rc<Shard>, path: &Path) -> io::Result<Self> {
+        learn_device(shard, path).await?;
         let mut options = OpenOptions::new();
         options
             .read(true)
             .write(true)
             .create_new(true)
             .mode(FILE_MODE);
-        Ok(Self(Rc::new(options.dma_open(path).await.map_err(plain)?)))
+        let file = Rc::new(options.dma_open(path).await.map_err(plain)?);
+        Ok(Self {
+            file,
+            shard: Rc::clone(shard),
+        })
     }
 
-    pub(crate) async fn open(_: &Rc<Shard>, path: &Path, mode: OpenMode) -> io::Result<Self> {
+    pub(crate) async fn open(shard: &Rc<Shard>, path: &Path, mode: OpenMode) -> io::Result<Self> {
+        match learn_device(shard, path).await {
+            // Where nothing can be written, nothing empty will be read either.
+            Err(error) if mode == OpenMode::ReadWrite => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
         let mut options = OpenOptions::new();
         options.read(true).write(mode == OpenMode::ReadWrite);
-        Ok(Self(Rc::new(options.dma_open(path).await.map_err(plain)?)))
+        let file = Rc::new(options.dma_open(path).await.map_err(plain)?);
+        Ok(Self {
+            file,
+            shard: Rc::clone(shard),
+        })
     }
 
     /// In a task of its own: glommio forgets a write whose future is dropped before the ring was
@@ -50,8 +69,9 @@ impl File {
     pub(crate) async fn write_at(&self, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
         let done = Slot::new();
         let result = done.clone();
-        let file = Rc::clone(&self.0);
-        super::task::spawn(async move {
+        let (file, shard) = (Rc::clone(&self.file), Rc::clone(&self.shard));
+        super::task::spawn_inline(async move {
+            let _permit = shard.in_flight_here().acquire().await;
             result.fill(write_all(&file, buf, position).await);
         });
         done.await
@@ -59,6 +79,7 @@ impl File {
 
     /// Reads the blocks around the range and copies out of them once.
     pub(crate) async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
+        let _permit = self.shard.in_flight_here().acquire().await;
         let block = BLOCK_BYTES as u64;
         let start = position - position % block;
         let end = position.saturating_add(len as u64).next_multiple_of(block);
@@ -67,7 +88,7 @@ impl File {
         // One turn, unless the kernel reads short before the end of the file.
         while at < end && out.len() < len {
             let size = usize::try_from(end - at).map_err(|_| io::ErrorKind::InvalidInput)?;
-            let read = self.0.read_at_aligned(at, size).await.map_err(plain)?;
+            let read = self.file.read_at_aligned(at, size).await.map_err(plain)?;
             let skip = usize::try_from(position.saturating_sub(at)).unwrap_or(usize::MAX);
             let useful = read.get(skip..).unwrap_or_default();
             out.extend_from_slice(&useful[..useful.len().min(len - out.len())]);
@@ -80,23 +101,46 @@ impl File {
     }
 
     pub(crate) async fn sync_data(&self) -> io::Result<()> {
-        self.0.fdatasync().await.map_err(plain)
+        self.file.fdatasync().await.map_err(plain)
     }
 
     pub(crate) async fn len(&self) -> io::Result<u64> {
-        self.0.file_size().await.map_err(plain)
+        self.file.file_size().await.map_err(plain)
     }
 
     pub(crate) async fn truncate(&self, len: u64) -> io::Result<()> {
-        self.0.truncate(len).await.map_err(plain)
+        self.file.truncate(len).await.map_err(plain)
     }
 
     pub(crate) async fn close(self) -> io::Result<()> {
-        match Rc::try_unwrap(self.0) {
+        match Rc::try_unwrap(self.file) {
             Ok(file) => file.close().await.map_err(plain),
             Err(_shared) => Ok(()),
         }
     }
+}
+
+/// Lets glommio find out about the device of a file that is to be opened.
+///
+/// glommio decides, on each thread and once per device, whether I/O there can be polled for, by
+/// reading from the first file that it opens there. When that one is empty or its blocks are
+/// unwritten, the read never gets to the device and "works"; from then on all I/O is polled for,
+/// and fails or takes 4 ms. So the first file that it opens is one with written and synced blocks.
+async fn learn_device(shard: &Shard, path: &Path) -> io::Result<()> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    // A call that blocks, but for a microsecond: the directory is about to be used anyway.
+    let device = std::fs::metadata(&dir)?.dev();
+    if shard.known_devices.borrow().contains(&device) {
+        return Ok(());
+    }
+    let probe = blocking(move || Probe::write(&dir)).await?;
+    let file = DmaFile::open(probe.path()).await.map_err(plain)?;
+    file.close().await.map_err(plain)?;
+    shard.known_devices.borrow_mut().insert(device);
+    Ok(())
 }
 
 async fn write_all(file: &DmaFile, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
@@ -162,7 +206,9 @@ pub(crate) async fn list_dir(_: &Rc<Shard>, path: PathBuf) -> io::Result<Vec<Dir
             let entry = entry?;
             let metadata = entry.metadata()?;
             let len = if metadata.is_dir() { 0 } else { metadata.len() };
-            if let Ok(name) = entry.file_name().into_string() {
+            if let Ok(name) = entry.file_name().into_string()
+                && !name.starts_with(Probe::PREFIX)
+            {
                 entries.push(DirEntry {
                     name,
                     is_dir: metadata.is_dir(),

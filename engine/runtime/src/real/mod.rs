@@ -1,26 +1,87 @@
-//! The real backend: glommio.
+//! The real backend: one pinned glommio executor per shard.
+//!
+//! All that glommio 0.9 needs care about stays in here and says so where it is done.
 
+mod check;
 pub(crate) mod fs;
+pub(crate) mod net;
+mod run;
+mod signals;
 pub(crate) mod task;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use glommio::{Latency, Shares, TaskQueueHandle};
+use tokio::sync::Semaphore;
 
 use crate::shards::StopFlag;
 use crate::task::Class;
-use glommio::TaskQueueHandle;
+
+pub(crate) use self::check::{DirLock, lock_data_dir};
+pub(crate) use self::run::run;
+
+const CLASSES: [Class; 4] = [Class::Journal, Class::Serve, Class::Read, Class::Background];
 
 /// What one executor thread knows of itself.
 pub(crate) struct Shard {
-    queues: [TaskQueueHandle; 4],
+    queues: [TaskQueueHandle; CLASSES.len()],
+    /// How many reads and writes each class may have in flight. glommio sends all disk I/O through
+    /// one ring whatever the queue, so a class keeps out of the journal's way by having little in
+    /// flight. The bounds also keep the wakers of one task far below glommio's 32,767.
+    in_flight: [Semaphore; CLASSES.len()],
+    /// Devices that glommio knows on this thread, see `fs`.
+    known_devices: RefCell<BTreeSet<u64>>,
     stop: StopFlag,
 }
 
+fn index(class: Class) -> usize {
+    match class {
+        Class::Journal => 0,
+        Class::Serve => 1,
+        Class::Read => 2,
+        Class::Background => 3,
+    }
+}
+
 impl Shard {
-    pub(crate) fn queue(&self, class: Class) -> TaskQueueHandle {
-        match class {
-            Class::Journal => self.queues[0],
-            Class::Serve => self.queues[1],
-            Class::Read => self.queues[2],
-            Class::Background => self.queues[3],
+    /// Must be called on the executor.
+    fn new(preempt: Duration, stop: StopFlag) -> Self {
+        let queue = |class| {
+            let (shares, latency, name) = match class {
+                Class::Journal => (1000, Latency::Matters(preempt), "journal"),
+                Class::Serve => (1000, Latency::Matters(preempt), "serve"),
+                Class::Read => (300, Latency::NotImportant, "read"),
+                Class::Background => (100, Latency::NotImportant, "background"),
+            };
+            glommio::executor().create_task_queue(Shares::Static(shares), latency, name)
+        };
+        let in_flight = |class| {
+            Semaphore::new(match class {
+                Class::Journal => 64,
+                Class::Serve => 256,
+                Class::Read => 16,
+                Class::Background => 4,
+            })
+        };
+        Self {
+            queues: CLASSES.map(queue),
+            in_flight: CLASSES.map(in_flight),
+            known_devices: RefCell::default(),
+            stop,
         }
+    }
+
+    pub(crate) fn queue(&self, class: Class) -> TaskQueueHandle {
+        self.queues[index(class)]
+    }
+
+    /// The bound of the class that the current task runs in.
+    fn in_flight_here(&self) -> &Semaphore {
+        let here = glommio::executor().current_task_queue();
+        let class = self.queues.iter().position(|queue| *queue == here);
+        &self.in_flight[class.unwrap_or(index(Class::Serve))]
     }
 
     pub(crate) fn stop_flag(&self) -> StopFlag {

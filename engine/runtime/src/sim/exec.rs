@@ -23,7 +23,7 @@ use crate::time::CLOCK_START_NS;
 pub(super) const DRIVER: u32 = u32::MAX;
 
 /// So many polls without any time passing are a livelock: virtual time does not pass by itself.
-const POLLS_PER_INSTANT_MAX: u64 = 20_000_000;
+const POLLS_PER_INSTANT_MAX: u64 = 2_000_000;
 
 /// Sleeps end up to this much late, so that equal deadlines seldom tie.
 const SLEEP_JITTER_NS_MAX: u64 = 1_000;

@@ -94,10 +94,6 @@ impl Place {
         self.meta.class
     }
 
-    pub(crate) fn shard(&self) -> usize {
-        self.meta.shard
-    }
-
     pub(crate) fn spawn(&self, class: Class, future: impl Future<Output = ()> + 'static) {
         self.core.spawn(Meta { class, ..self.meta }, future);
     }

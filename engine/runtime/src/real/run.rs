@@ -1,0 +1,206 @@
+//! Starting the shards and waiting for their end.
+
+use std::cell::Cell;
+use std::fmt::Display;
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::Once;
+
+use glommio::{LocalExecutorBuilder, Placement};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::{Shard, check, signals};
+use crate::ctx::{self, Current};
+use crate::error::StartError;
+use crate::mesh::{self, Mesh, RealEnd};
+use crate::shards::{Options, ShardContext, StopFlag};
+use crate::task::{Class, spawn_join};
+
+thread_local! {
+    static SHARD_OF_THREAD: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// What every shard's thread is given.
+#[derive(Clone)]
+struct Plan {
+    options: Options,
+    shards: usize,
+    stop: StopFlag,
+}
+
+/// See [`crate::shards::run`].
+pub(crate) fn run<Q, A, F, Fut, E>(options: Options, shard_main: F) -> Result<(), StartError>
+where
+    Q: Send + 'static,
+    A: Send + 'static,
+    F: Fn(ShardContext<Q, A>) -> Fut + Send + Clone + 'static,
+    Fut: Future<Output = Result<(), E>> + 'static,
+    E: Display + 'static,
+{
+    let cores = check::check_cores(options.cores.as_deref())?;
+    let shards = if options.shards == 0 {
+        cores.len()
+    } else {
+        options.shards
+    };
+    let io_memory_bytes = check::check_memlock(options.io_memory_bytes, shards)?;
+    check::check_io_uring()?;
+    for dir in &options.data_dirs {
+        check::check_data_dir(dir)?;
+    }
+    abort_on_shard_panic();
+
+    let stop = StopFlag::default();
+    signals::watch(&stop).map_err(|source| StartError::Thread { shard: 0, source })?;
+    let plan = Plan {
+        options: Options {
+            io_memory_bytes,
+            ..options
+        },
+        shards,
+        stop: stop.clone(),
+    };
+    // The executors' blocking threads inherit these cores; the executors pin themselves to one.
+    let restore = Affinity::narrow(&cores);
+    let mut threads = Vec::with_capacity(shards);
+    let mut result = Ok(());
+    for (shard, end) in mesh::real_ends::<Q, A>(shards).into_iter().enumerate() {
+        let (plan, shard_main) = (plan.clone(), shard_main.clone());
+        let core = cores[shard % cores.len()];
+        let spawned = std::thread::Builder::new()
+            .name(format!("shard-{shard}"))
+            .spawn(move || shard_thread(&plan, shard, core, end, shard_main));
+        match spawned {
+            Ok(thread) => threads.push(thread),
+            Err(source) => {
+                stop.raise();
+                result = Err(StartError::Thread { shard, source });
+                break;
+            }
+        }
+    }
+    drop(restore);
+    for (shard, thread) in threads.into_iter().enumerate() {
+        let ended = thread.join().unwrap_or_else(|_| {
+            Err(StartError::Shard {
+                shard,
+                message: "its thread panicked".into(),
+            })
+        });
+        result = result.and(ended);
+    }
+    signals::unwatch(&stop);
+    result
+}
+
+fn shard_thread<Q, A, F, Fut, E>(
+    plan: &Plan,
+    shard: usize,
+    core: usize,
+    end: RealEnd<Q, A>,
+    shard_main: F,
+) -> Result<(), StartError>
+where
+    Q: Send + 'static,
+    A: Send + 'static,
+    F: Fn(ShardContext<Q, A>) -> Fut + 'static,
+    Fut: Future<Output = Result<(), E>> + 'static,
+    E: Display + 'static,
+{
+    SHARD_OF_THREAD.set(Some(shard));
+    // The timer is what makes a busy task let others run: glommio's default of 100 ms would delay
+    // the mesh, timers and I/O by as much. No spinning: an idle shard sleeps.
+    let made = LocalExecutorBuilder::new(Placement::Unbound)
+        .name("shard")
+        .io_memory(plan.options.io_memory_bytes)
+        .preempt_timer(plan.options.preempt)
+        .make();
+    let executor = match made {
+        Ok(executor) => executor,
+        Err(error) => {
+            plan.stop.raise();
+            return Err(StartError::Thread {
+                shard,
+                source: error.into(),
+            });
+        }
+    };
+    if let Err(source) = pin(&[core]) {
+        plan.stop.raise();
+        return Err(StartError::Thread { shard, source });
+    }
+    let (shards, preempt, stop) = (plan.shards, plan.options.preempt, plan.stop.clone());
+    let result = executor.run(async move {
+        let here = Rc::new(Shard::new(preempt, stop.clone()));
+        let _entered = ctx::enter(Current::Real(here));
+        let main = async move {
+            let mesh = Mesh::real(shard, end);
+            let context = ShardContext {
+                shard,
+                shards,
+                mesh: mesh.clone(),
+            };
+            let result = shard_main(context)
+                .await
+                .map_err(|error| format!("{error:#}"));
+            mesh.close();
+            mesh.flushed().await;
+            result
+        };
+        let result = spawn_join(Class::Serve, main).await;
+        if let Err(message) = &result {
+            tracing::error!(shard, message, "shard failed, the node stops");
+            stop.raise();
+        }
+        result
+    });
+    // A shard ends with its process. Dropping the executor would drop the futures of what still
+    // runs, outside of it, where they could neither close files nor answer; the kernel does better.
+    std::mem::forget(executor);
+    result.map_err(|message| StartError::Shard { shard, message })
+}
+
+fn pin(cores: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for core in cores {
+        set.set(*core)?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// The main thread's cores, given back when dropped.
+struct Affinity(Vec<usize>);
+
+impl Affinity {
+    fn narrow(cores: &[usize]) -> Option<Self> {
+        let before = check::allowed_cores().ok()?;
+        pin(cores).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for Affinity {
+    fn drop(&mut self) {
+        if let Err(error) = pin(&self.0) {
+            tracing::warn!(%error, "cannot give the main thread its cores back");
+        }
+    }
+}
+
+/// A shard that is gone takes its partitions with it, while the others would go on acknowledging:
+/// a panic there ends the process.
+fn abort_on_shard_panic() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            before(panic);
+            if let Some(shard) = SHARD_OF_THREAD.get() {
+                eprintln!("shard {shard} panicked (see above): the whole process ends now");
+                std::process::abort();
+            }
+        }));
+    });
+}
