@@ -1,2 +1,4 @@
 //! placeholder
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+mod config;
 fn main() {}
