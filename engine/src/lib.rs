@@ -6,8 +6,16 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod api;
+pub mod engine;
 pub mod journal;
+pub mod level;
 pub mod log;
 pub mod meta;
+pub mod messages;
+pub mod node_dir;
+pub mod partition;
 pub mod planted;
+pub mod recovery;
+pub mod shard;
+pub mod topic_config;
 pub mod types;

@@ -23,7 +23,7 @@ pub enum Planted {
 }
 
 /// Which mistake, if any, this engine makes on purpose.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PlantedBug(Option<Planted>);
 
 impl PlantedBug {

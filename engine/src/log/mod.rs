@@ -1,1 +1,274 @@
-//! A partition's segments.
+//! A partition's segments: files of whole record batches, written behind the journal.
+//!
+//! Owns the segment and index files in one partition's directory, on the shard that owns the
+//! partition. A [`SegmentPosition`] says how much of them counts: whole blocks that are synced.
+//! Synced blocks are never rewritten, what lies behind the position never counts, and what is
+//! not a whole block yet stays with the caller (it is in the journal). Batches are checked each
+//! time they come from the disk, and a bad one is never served.
+//!
+//! It never journals, never assigns offsets, never decides when to flush, and knows nothing of
+//! high watermarks: `upto` of a read is the caller's business.
+//!
+//! Read from here down: `write` flushes, truncates and deletes; `segments` knows which files
+//! there are; `read` is a position in them; `time` looks timestamps up; `plan`, `header` and
+//! `index` are pure; `files` is what the logs of a shard share; `verify` reads offline.
+
+mod error;
+mod files;
+mod header;
+mod index;
+mod load;
+mod plan;
+mod read;
+mod segments;
+mod time;
+pub mod verify;
+mod write;
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+pub use self::error::{CorruptReason, Corruption, LogError};
+pub use self::files::{FileCache, FileCacheOptions};
+pub use self::header::{HEADER_BYTES, HeaderError, SegmentHeader};
+use self::segments::Inner;
+use crate::planted::PlantedBug;
+use crate::types::{LeaderEpoch, Offset, TopicPartition};
+
+/// How much of a partition's segments counts: whole, synced blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SegmentPosition {
+    /// Base offset of the active segment, which also names its file.
+    pub segment_base: Offset,
+    /// Bytes of that file that are written and synced, the header block included: whole blocks.
+    /// With only the header block, the file need not exist.
+    pub position_bytes: u64,
+    /// Base offset of the batch that holds byte `position_bytes`, or of the next batch if that
+    /// starts exactly there. Everything below is in the segments.
+    pub batch_base: Offset,
+    /// Where that batch starts in the file: at `position_bytes` or before.
+    pub batch_position_bytes: u64,
+}
+
+impl SegmentPosition {
+    /// A segment that begins at `first` and of which nothing is written yet: no file is needed.
+    pub fn start(first: Offset) -> Self {
+        Self {
+            segment_base: first,
+            position_bytes: HEADER_BYTES,
+            batch_base: first,
+            batch_position_bytes: HEADER_BYTES,
+        }
+    }
+
+    /// Whether the segments hold anything of a batch that begins at or after `end`.
+    pub fn reaches_beyond(&self, end: Offset) -> bool {
+        end < self.batch_base || (end == self.batch_base && self.batch_position_bytes < self.position_bytes)
+    }
+}
+
+/// When segments roll and how finely they are indexed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentOptions {
+    /// A segment ends before the batch that would make its file larger than this.
+    pub segment_bytes: u64,
+    /// A segment ends at the first flush after it has become so old, counted from the creation
+    /// of its file.
+    pub segment_ms: i64,
+    /// At least so many bytes lie between two index entries.
+    pub index_interval_bytes: u64,
+    /// For the crash test.
+    pub planted: PlantedBug,
+}
+
+impl Default for SegmentOptions {
+    /// Kafka's defaults.
+    fn default() -> Self {
+        Self {
+            segment_bytes: 1 << 30,
+            segment_ms: 7 * 24 * 3_600_000,
+            index_interval_bytes: 4096,
+            planted: PlantedBug::NONE,
+        }
+    }
+}
+
+/// Whether a flush leaves the active segment open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Roll {
+    /// Close it where its size, age or span of offsets demands.
+    AsNeeded,
+    /// Write everything, the last partial block too, and close the segment: nothing of the
+    /// partition is left in the journal then.
+    CloseAll,
+}
+
+/// One segment, for descriptions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its first offset.
+    pub base: Offset,
+    /// One past its last offset.
+    pub end: Offset,
+    /// Size of its file; of the active one what is synced.
+    pub bytes: u64,
+    /// Whether it still grows.
+    pub is_active: bool,
+}
+
+/// What the partition knows of its leader epochs: the epoch of the record at an offset, as far
+/// as it is known. See [`SegmentLog::check_epochs_with`].
+pub type EpochAt = Rc<dyn Fn(Offset) -> Option<LeaderEpoch>>;
+
+/// One partition's segments. Cheap to clone; all clones are the same log.
+///
+/// Flushes, truncations and deletions queue behind each other; reads go on beside them, and see
+/// what counted when they looked. Once begun, a flush, truncation or deletion is completed even
+/// if the future is dropped.
+#[derive(Clone)]
+pub struct SegmentLog {
+    inner: Rc<Inner>,
+}
+
+impl SegmentLog {
+    /// A log as a checkpoint knows it. Touches no file: everything is listed and opened when it
+    /// is needed, and left-overs of an unfinished flush are removed before the first write.
+    pub fn new(
+        dir: PathBuf,
+        target: TopicPartition,
+        at: SegmentPosition,
+        log_start: Offset,
+        options: SegmentOptions,
+        files: Rc<FileCache>,
+    ) -> Self {
+        let inner = Inner::new(dir, target, at, log_start, options, files);
+        Self { inner: Rc::new(inner) }
+    }
+
+    /// What is written and synced.
+    pub fn position(&self) -> SegmentPosition {
+        self.inner.position()
+    }
+
+    /// Changes when segments roll from now on.
+    pub fn set_options(&self, options: SegmentOptions) {
+        self.inner.set_options(options);
+    }
+
+    /// Lets every batch that is read be checked against the partition's leader epochs. A batch's
+    /// checksum does not cover its leader epoch; without this only an epoch below that of the
+    /// batches before it is noticed.
+    pub fn check_epochs_with(&self, epoch_at: EpochAt) {
+        self.inner.set_epochs(epoch_at);
+    }
+
+    /// Writes `batches` as far as they fill blocks, syncs, and then moves the position.
+    ///
+    /// `batches` are whole, contiguous and begin with the one at the position's `batch_base`, of
+    /// which a first part may be on disk already. Runs in the class of the caller's task.
+    ///
+    /// # Errors
+    /// I/O errors: the position has not moved, and the flush may be repeated unless a sync
+    /// failed ([`LogError::Fenced`] from then on). Corrupt when the active segment's file is
+    /// missing, too short or not this partition's.
+    ///
+    /// # Panics
+    /// When the batches are not the ones that follow the position.
+    pub async fn flush(&self, batches: &[Bytes], roll: Roll) -> Result<SegmentPosition, LogError> {
+        write::flush(Rc::clone(&self.inner), batches.to_vec(), roll).await
+    }
+
+    /// Reads whole batches from the one that contains `from`: batches that lie entirely in the
+    /// segments and below `upto`, at most `max_bytes` of them, but the first one even if it is
+    /// larger when `at_least_one`. Empty when `from` is not in the segments yet.
+    ///
+    /// # Errors
+    /// Out of range below the log start or the first segment; corrupt when the batch at `from`
+    /// is (an error behind good batches waits for the next read); I/O errors.
+    pub async fn read(
+        &self,
+        from: Offset,
+        upto: Offset,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Result<Vec<Bytes>, LogError> {
+        self.inner.read(from, upto, max_bytes, at_least_one).await
+    }
+
+    /// The first record in the segments, at or above the log start, whose timestamp is
+    /// `timestamp_ms` or later: its offset and timestamp.
+    ///
+    /// # Errors
+    /// As [`SegmentLog::read`].
+    pub async fn offset_for_time(&self, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, LogError> {
+        self.inner.offset_for_time(timestamp_ms).await
+    }
+
+    /// The largest timestamp of a record in the segments, at or above the log start, and the
+    /// first offset that has it. Nothing when no record has a timestamp.
+    ///
+    /// # Errors
+    /// As [`SegmentLog::read`].
+    pub async fn max_timestamp(&self) -> Result<Option<(i64, Offset)>, LogError> {
+        self.inner.max_timestamp().await
+    }
+
+    /// The base offset of the batch that contains `offset`: a place where the log may be cut.
+    /// Nothing when the batch is not in the segments.
+    ///
+    /// # Errors
+    /// As [`SegmentLog::read`].
+    pub async fn batch_base_of(&self, offset: Offset) -> Result<Option<Offset>, LogError> {
+        self.inner.batch_base_of(offset).await
+    }
+
+    /// Cuts the segments so that nothing at or above `offset` is in them, and returns the
+    /// position that counts from then on: the caller's next flush begins there. `offset` must be
+    /// where a batch begins or the log ends, see [`SegmentLog::batch_base_of`].
+    ///
+    /// Synced blocks are not rewritten here either: the segment that holds `offset` ends there
+    /// and a new one begins. The truncation must be synced in the journal before. After a crash
+    /// it is repeated from the older position, in order with the truncations behind it, and leads
+    /// to the same: nothing of the data is read for it.
+    ///
+    /// # Errors
+    /// I/O errors: the cut counts nevertheless, and what was not removed is removed before the
+    /// next write.
+    pub async fn truncate_to(&self, offset: Offset) -> Result<SegmentPosition, LogError> {
+        write::truncate_to(Rc::clone(&self.inner), offset).await
+    }
+
+    /// Removes the partition's directory. Every later operation fails with
+    /// [`LogError::Deleted`]; reads that are under way may still finish.
+    ///
+    /// # Errors
+    /// I/O errors: it may be repeated.
+    pub async fn delete_all(&self) -> Result<(), LogError> {
+        write::delete_all(Rc::clone(&self.inner)).await
+    }
+
+    /// Moves the log start and removes the segments that are wholly below it. Call it only when
+    /// a checkpoint with the present [`SegmentLog::position`] and the log start are synced in the
+    /// journal: an older position could name a file that is gone.
+    ///
+    /// # Errors
+    /// I/O errors: the log start has moved, what was not removed goes with the next call.
+    pub async fn delete_below(&self, log_start: Offset) -> Result<(), LogError> {
+        write::delete_below(Rc::clone(&self.inner), log_start).await
+    }
+
+    /// Bytes in the segments: the active one only until something made the log list its files.
+    pub fn size_bytes(&self) -> u64 {
+        self.inner.size_bytes()
+    }
+
+    /// All segments in order, the active one last (where it has data).
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub async fn segments(&self) -> Result<Vec<SegmentInfo>, LogError> {
+        self.inner.describe().await
+    }
+}

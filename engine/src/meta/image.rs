@@ -1,6 +1,6 @@
 //! What every shard knows of the cluster: an immutable picture, replaced as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,9 @@ pub struct MetaImage {
     pub next_slot: u64,
     /// The first producer id that no node was given.
     pub next_producer_id: i64,
+    /// The topics deleted last, oldest first: a shard whose journal holds a partition of one of them
+    /// may drop it. Bounded; a partition whose deletion was forgotten is kept as a stray.
+    pub deleted_topics: Arc<VecDeque<TopicId>>,
 }
 
 /// One node.

@@ -1,0 +1,565 @@
+//! Replay: from the files on disk to the entries that count, and to where the next run starts.
+//!
+//! Runs on the journal's shard before the journal accepts anything. It only reads and syncs; a
+//! crash at any time leaves the files as they were. The order of events:
+//!
+//! 1. The file with the greatest generation names the newest run; its commits say which files
+//!    still count (`live_generation`); run headers lead back to the runs before it.
+//! 2. The chain of each run is followed, oldest run first. An older run ends where the next one
+//!    recorded its end, the newest one at the first commit that is missing or broken.
+//! 3. A later commit of the newest run that knew more to be synced than was reached, or an older
+//!    run that does not reach its recorded end, is a corruption. Else it is a torn tail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::PathBuf;
+
+use corelog_runtime::fs::{File, OpenMode};
+
+use super::format::{CommitHeader, EntryIter, FileHeader, FormatError, RunEnd, RunHeader};
+use super::scan::{FIRST_COMMIT_BYTES, FoundFile, Link, Stop, Walk, Window, index_commits, list_files};
+use super::{
+    Corruption, Entry, JournalError, JournalOptions, ReplayReport, TornTail, io_error, sync_file,
+};
+use crate::types::{Lsn, TopicPartition};
+
+/// A file of an earlier run whose entries were replayed and are not released yet.
+#[derive(Debug, Clone)]
+pub(super) struct OldFile {
+    pub(super) path: PathBuf,
+    pub(super) generation: u64,
+    pub(super) lsns: Range<Lsn>,
+    pub(super) bytes: u64,
+    /// It holds entries behind a corruption: never overwritten, set aside when it is released.
+    pub(super) unreplayed: bool,
+}
+
+/// A file whose content is of no use any more.
+#[derive(Debug, Clone)]
+pub(super) struct DeadFile {
+    pub(super) path: PathBuf,
+    pub(super) bytes: u64,
+}
+
+/// What recovery found, and how the next run begins.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    pub(super) report: ReplayReport,
+    /// Where the run before the next one ended.
+    pub(super) previous: Option<RunEnd>,
+    pub(super) after_corruption: bool,
+    /// Greater than every generation on disk.
+    pub(super) generation: u64,
+    pub(super) next_index: u64,
+    pub(super) live: Vec<OldFile>,
+    pub(super) dead: Vec<DeadFile>,
+    /// The last file of the newest run, and where its chain ends in it.
+    pub(super) tail: Option<(FileHeader, PathBuf, RunEnd)>,
+}
+
+/// One run that counts, as the headers describe it.
+struct RunPlan {
+    run: u64,
+    header: Option<RunHeader>,
+    /// Where the run after it recorded its end; `None` for the newest run.
+    end: Option<RunEnd>,
+    /// The recorded end is a corruption found by an earlier recovery.
+    cut: bool,
+}
+
+/// Entries that are on disk behind a corruption: from `stop` on, in generations below `until`.
+struct Lost {
+    stop: RunEnd,
+    until: u64,
+    message: String,
+}
+
+/// Replays everything that counts into `sink`.
+pub(super) async fn recover(
+    options: &JournalOptions,
+    sink: impl FnMut(Lsn, Entry),
+) -> Result<Recovered, JournalError> {
+    let files = list_files(&options.dir).await.map_err(io_error("list", &options.dir))?;
+    check_identity(&files, options.journal_id)?;
+    let mut recovery = Recovery {
+        options,
+        sink,
+        newest: newest_header(&files),
+        files,
+        live_generation: 0,
+        report: ReplayReport::default(),
+        live: BTreeMap::new(),
+        lost: Vec::new(),
+        end: None,
+    };
+    recovery.index_newest().await?;
+    recovery.replay_runs().await?;
+    recovery.sync_replayed().await?;
+    recovery.conclude().await
+}
+
+fn newest_header(files: &[FoundFile]) -> Option<FileHeader> {
+    files.iter().filter_map(|file| file.header.ok()).max_by_key(|header| header.generation)
+}
+
+fn check_identity(files: &[FoundFile], journal_id: u64) -> Result<(), JournalError> {
+    for file in files {
+        match &file.header {
+            Ok(header) if header.journal_id != journal_id => {
+                return Err(JournalError::Foreign {
+                    path: file.path.clone(),
+                    found: header.journal_id,
+                    expected: journal_id,
+                });
+            }
+            Err(FormatError::Version(version)) => {
+                return Err(JournalError::NewerFormat { path: file.path.clone(), version: *version });
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+struct Recovery<'a, S> {
+    options: &'a JournalOptions,
+    sink: S,
+    files: Vec<FoundFile>,
+    newest: Option<FileHeader>,
+    live_generation: u64,
+    report: ReplayReport,
+    /// Files with replayed entries, by generation.
+    live: BTreeMap<u64, OldFile>,
+    lost: Vec<Lost>,
+    /// Where the last run that was followed ended.
+    end: Option<RunEnd>,
+}
+
+impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
+    /// Indexes the newest run's files, also behind holes, and those whose header is broken.
+    async fn index_newest(&mut self) -> Result<(), JournalError> {
+        let newest = self.newest.map(|header| header.run.run);
+        let mut order: Vec<usize> = (0..self.files.len()).collect();
+        order.sort_by_key(|at| self.files[*at].generation());
+        let mut closed = false;
+        for at in order {
+            let file = &mut self.files[at];
+            let wanted = match &file.header {
+                Ok(header) => Some(header.run.run) == newest && !closed,
+                Err(FormatError::Blank) => false,
+                Err(_) => true,
+            };
+            if wanted {
+                file.commits = index_commits(file).await.map_err(io_error("read", &file.path))?;
+                closed |= file.header.is_ok() && file.commits.iter().any(|commit| commit.closed);
+            }
+        }
+        self.live_generation = self
+            .files
+            .iter()
+            .filter(|file| file.header.is_ok_and(|header| Some(header.run.run) == newest))
+            .flat_map(|file| {
+                let of_header = file.header.map_or(0, |header| header.live_generation);
+                file.commits.iter().map(|commit| commit.live_generation).chain([of_header])
+            })
+            .max()
+            .unwrap_or(0);
+        Ok(())
+    }
+
+    /// The runs that count, oldest first.
+    fn plan_runs(&self, newest: RunHeader) -> Vec<RunPlan> {
+        let mut runs = vec![RunPlan { run: newest.run, header: Some(newest), end: None, cut: false }];
+        let mut later = newest;
+        while let Some(previous) = later.previous {
+            let goes_back = previous.generation < later.first_generation;
+            if previous.generation < self.live_generation || !goes_back {
+                break;
+            }
+            let header = self.run_header(previous.run);
+            let cut = later.after_corruption;
+            runs.push(RunPlan { run: previous.run, header, end: Some(previous), cut });
+            match header {
+                Some(header) => later = header,
+                None => break,
+            }
+        }
+        runs.reverse();
+        runs
+    }
+
+    fn run_header(&self, run: u64) -> Option<RunHeader> {
+        self.files.iter().filter_map(|file| file.header.ok()).map(|file| file.run).find(|header| header.run == run)
+    }
+
+    fn file_of(&self, run: u64, generation: u64) -> Option<usize> {
+        self.files.iter().position(|file| {
+            file.header.is_ok_and(|header| {
+                header.run.run == run && header.generation == generation
+            })
+        })
+    }
+
+    async fn replay_runs(&mut self) -> Result<(), JournalError> {
+        let Some(newest) = self.newest else {
+            self.judge_headerless();
+            return Ok(());
+        };
+        let runs = self.plan_runs(newest.run);
+        for (at, plan) in runs.iter().enumerate() {
+            let (end, stop) = self.follow_run(plan).await?;
+            self.end = Some(end);
+            let reached = plan.end.is_some_and(|recorded| end == recorded);
+            match plan.end {
+                None => self.judge_newest(&newest.run, &end, stop),
+                Some(recorded) if plan.cut && (reached || plan.header.is_none()) => {
+                    let later = runs.get(at + 1).and_then(|run| run.header);
+                    self.lost.push(Lost {
+                        stop: recorded,
+                        until: later.map_or(u64::MAX, |run| run.first_generation),
+                        message: format!(
+                            "an earlier start found a corruption at LSN {}",
+                            recorded.lsn
+                        ),
+                    });
+                }
+                Some(_) if reached => {}
+                Some(recorded) => {
+                    let message = format!(
+                        "an earlier run ends at LSN {}, it had been replayed up to LSN {}",
+                        end.lsn, recorded.lsn
+                    );
+                    self.lost.push(Lost { stop: end, until: u64::MAX, message });
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows one run's chain from the oldest file that counts.
+    async fn follow_run(&mut self, plan: &RunPlan) -> Result<(RunEnd, Stop), JournalError> {
+        let first = plan.header.map_or(0, |header| header.first_generation);
+        let oldest = first.max(self.live_generation);
+        let mut end = self.start_of_run(plan, oldest);
+        let mut link = plan.header.filter(|_| oldest == first).map(|header| Link::of_run(&header));
+        let mut stop = Stop::Nothing;
+        for generation in oldest.. {
+            let at_start = (generation, FIRST_COMMIT_BYTES);
+            if let Some(recorded) = plan.end.filter(|end| (end.generation, end.position_bytes) == at_start) {
+                return Ok((recorded, Stop::AtEnd));
+            }
+            let Some(at) = self.file_of(plan.run, generation) else { break };
+            let (next, why) = self.follow_file(at, link, plan.end).await?;
+            stop = if why == Stop::Nothing { stop } else { why };
+            match next {
+                Some((link_after, end_after)) => {
+                    link = Some(link_after);
+                    end = end_after;
+                    stop = why;
+                }
+                // Only a first file, which may be small, can be left without a commit in it.
+                None if generation == first => {}
+                None => break,
+            }
+            if why == Stop::AtEnd {
+                break;
+            }
+        }
+        Ok((end, stop))
+    }
+
+    /// Where the run ends if nothing of it can be replayed.
+    fn start_of_run(&self, plan: &RunPlan, oldest: u64) -> RunEnd {
+        let nothing = RunEnd {
+            run: plan.run,
+            generation: oldest,
+            position_bytes: FIRST_COMMIT_BYTES,
+            ..RunEnd::default()
+        };
+        let Some(header) = plan.header else { return nothing };
+        let link = Link::of_run(&header);
+        if oldest == header.first_generation {
+            return RunEnd {
+                lsn: link.lsn,
+                sequence: link.sequence,
+                crc: link.predecessor,
+                ..nothing
+            };
+        }
+        let floor = self
+            .file_of(plan.run, oldest)
+            .and_then(|at| self.files[at].header.ok())
+            .map_or(header.first_lsn, |header| header.lsn_floor);
+        RunEnd { lsn: floor, ..nothing }
+    }
+
+    /// Replays the commits of one file that continue the chain. Answers where the chain is then,
+    /// `None` if no commit of the file continued it.
+    async fn follow_file(
+        &mut self,
+        at: usize,
+        link: Option<Link>,
+        end: Option<RunEnd>,
+    ) -> Result<(Option<(Link, RunEnd)>, Stop), JournalError> {
+        let found = &self.files[at];
+        let Ok(header) = found.header else { return Ok((None, Stop::Broken)) };
+        let failed = io_error("read", &found.path);
+        let mut walk = Walk {
+            file: &header,
+            window: Window::open(&found.path).await.map_err(&failed)?,
+            position: FIRST_COMMIT_BYTES,
+            link,
+            end_bytes: end
+                .filter(|end| end.generation == header.generation)
+                .map(|end| end.position_bytes),
+            planted: self.options.planted,
+        };
+        let mut first_lsn = None;
+        let stop = loop {
+            match walk.next().await.map_err(&failed)? {
+                Err(stop) => break stop,
+                Ok((commit, bytes)) => {
+                    first_lsn = first_lsn.or(Some(commit.first_lsn));
+                    self.report.commits += 1;
+                    for entry in EntryIter::new(&commit, &bytes).flatten() {
+                        self.report.entries += 1;
+                        self.report.bytes += entry.payload.len() as u64;
+                        (self.sink)(entry.header.lsn, entry.to_entry());
+                    }
+                }
+            }
+        };
+        let position = walk.position;
+        let after = walk.link.filter(|_| first_lsn.is_some());
+        walk.window.close().await.map_err(&failed)?;
+        let (Some(first_lsn), Some(link)) = (first_lsn, after) else { return Ok((None, stop)) };
+        let file = OldFile {
+            path: found.path.clone(),
+            generation: header.generation,
+            lsns: first_lsn..link.lsn,
+            bytes: found.len,
+            unreplayed: false,
+        };
+        self.live.insert(header.generation, file);
+        Ok((Some((link, link.end_at(&header, position))), stop))
+    }
+
+    /// Torn tail or corruption?
+    fn judge_newest(&mut self, run: &RunHeader, end: &RunEnd, stop: Stop) {
+        let at_end = (end.generation, end.position_bytes);
+        let of_run = |file: &&FoundFile| file.header.is_ok_and(|header| header.run.run == run.run);
+        let mut commits = self.files.iter().filter(of_run).flat_map(|file| &file.commits);
+        let synced = commits.clone().map(|commit| commit.known_synced).max().unwrap_or_default();
+        let behind = commits.any(|commit| (commit.generation, commit.position_bytes) >= at_end);
+        let counting = run.first_generation.max(self.live_generation);
+        let headerless = |file: &FoundFile| {
+            file.header.is_err() && file.commits.iter().any(|commit| commit.generation >= counting)
+        };
+        let message = if synced > end.lsn {
+            format!("a later commit knew LSN {synced} to be synced")
+        } else if let Some(file) = self.files.iter().find(|file| headerless(file)) {
+            format!("the header of {} is broken", file.path.display())
+        } else if end.sequence == 0 && counting > run.first_generation {
+            format!("the oldest file that counts, of generation {counting}, cannot be read")
+        } else {
+            if stop == Stop::Broken || behind {
+                let path = self
+                    .file_of(run.run, end.generation)
+                    .map(|at| self.files[at].path.clone())
+                    .unwrap_or_default();
+                let position_bytes = end.position_bytes;
+                self.report.torn_at = Some(TornTail { at_lsn: end.lsn, path, position_bytes });
+            }
+            return;
+        };
+        let message = format!("replay stopped at LSN {}: {message}", end.lsn);
+        self.lost.push(Lost { stop: *end, until: u64::MAX, message });
+    }
+
+    /// No file has an intact header. New files that a crash kept from being used have no commits.
+    fn judge_headerless(&mut self) {
+        let commits = self.files.iter().flat_map(|file| &file.commits);
+        let Some(oldest) = commits.min_by_key(|commit| commit.generation) else { return };
+        let stop = RunEnd {
+            run: oldest.run,
+            generation: oldest.generation,
+            position_bytes: FIRST_COMMIT_BYTES,
+            ..RunEnd::default()
+        };
+        let message = "no file has an intact header".to_owned();
+        self.lost.push(Lost { stop, until: u64::MAX, message });
+        self.end = Some(stop);
+    }
+
+    /// What was replayed may never have been synced: the process died before, and the system's
+    /// caches survived. Older runs were synced by the recovery that ended them.
+    async fn sync_replayed(&self) -> Result<(), JournalError> {
+        let Some(newest) = self.newest else { return Ok(()) };
+        let replayed = self.live.range(newest.run.first_generation..);
+        for (_, old) in replayed {
+            let failed = io_error("sync", &old.path);
+            let file = File::open(&old.path, OpenMode::ReadWrite).await.map_err(&failed)?;
+            sync_file(&file, self.options.planted).await.map_err(&failed)?;
+            file.close().await.map_err(&failed)?;
+        }
+        Ok(())
+    }
+
+    async fn conclude(mut self) -> Result<Recovered, JournalError> {
+        let mut next_lsn = self.end.map_or(Lsn(0), |end| end.lsn);
+        let mut concerned = Some(BTreeSet::new());
+        let lost = std::mem::take(&mut self.lost);
+        for lost in &lost {
+            let partitions = self.look_behind(lost, &mut next_lsn).await?;
+            concerned = concerned.zip(partitions).map(|(mut all, more)| {
+                all.extend(more);
+                all
+            });
+        }
+        if let Some(newest) = lost.last() {
+            let messages: Vec<&str> = lost.iter().map(|lost| lost.message.as_str()).collect();
+            self.report.corruption = Some(Corruption {
+                message: messages.join("; "),
+                at_lsn: newest.stop.lsn,
+                partitions: concerned.map(|all| all.into_iter().collect()),
+            });
+        }
+        self.report.next_lsn = next_lsn;
+        let (previous, after_corruption) = self.link_back(&lost);
+        let generations = self.files.iter().flat_map(|file| {
+            file.commits.iter().map(|commit| commit.generation).chain(file.generation())
+        });
+        Ok(Recovered {
+            previous,
+            after_corruption,
+            generation: generations.max().unwrap_or(0).saturating_add(1),
+            next_index: self.files.iter().map(|file| file.index + 1).max().unwrap_or(0),
+            dead: self.dead_files(!lost.is_empty()),
+            tail: self.tail(),
+            live: self.live.into_values().collect(),
+            report: self.report,
+        })
+    }
+
+    /// What the next run's header says about the runs before it. A run without commits leaves no
+    /// trace: its own link is taken over.
+    fn link_back(&self, lost: &[Lost]) -> (Option<RunEnd>, bool) {
+        let newly_lost = lost.iter().any(|lost| lost.until == u64::MAX);
+        match (self.end, self.newest) {
+            (Some(end), Some(newest)) if !newly_lost => {
+                let start = Link::of_run(&newest.run);
+                let empty = end.generation == newest.run.first_generation
+                    && end.sequence == start.sequence;
+                if empty {
+                    (newest.run.previous, newest.run.after_corruption)
+                } else {
+                    (Some(end), false)
+                }
+            }
+            (end, _) => (end, newly_lost),
+        }
+    }
+
+    fn tail(&self) -> Option<(FileHeader, PathBuf, RunEnd)> {
+        let end = self.end?;
+        let file = &self.files[self.file_of(end.run, end.generation)?];
+        Some((file.header.ok()?, file.path.clone(), end))
+    }
+
+    /// Files without anything that counts. Behind a corruption nothing is touched that might.
+    fn dead_files(&self, any_lost: bool) -> Vec<DeadFile> {
+        let is_dead = |file: &&FoundFile| match &file.header {
+            Ok(header) if self.live.contains_key(&header.generation) => false,
+            Ok(header) => !any_lost || header.generation < self.live_generation,
+            Err(FormatError::Blank) => true,
+            Err(_) => !any_lost || file.commits.is_empty(),
+        };
+        let dead = self.files.iter().filter(is_dead);
+        dead.map(|file| DeadFile { path: file.path.clone(), bytes: file.len }).collect()
+    }
+
+    /// Looks at what is on disk behind a corruption: keeps the files, moves `next_lsn` behind all
+    /// of it, and answers which partitions are concerned, `None` if that cannot be told.
+    async fn look_behind(
+        &mut self,
+        lost: &Lost,
+        next_lsn: &mut Lsn,
+    ) -> Result<Option<BTreeSet<TopicPartition>>, JournalError> {
+        let mut partitions = Some(BTreeSet::new());
+        let mut sequences = BTreeSet::new();
+        let mut kept = Vec::new();
+        let mut end_lsn = lost.stop.lsn;
+        for file in &mut self.files {
+            let failed = io_error("read", &file.path);
+            let Ok(header) = file.header else {
+                if let Some(last) = file.commits.iter().map(CommitHeader::end_lsn).max() {
+                    partitions = None;
+                    end_lsn = end_lsn.max(last);
+                }
+                continue;
+            };
+            if header.generation < lost.stop.generation || header.generation >= lost.until {
+                continue;
+            }
+            file.commits = index_commits(file).await.map_err(&failed)?;
+            let at_stop = |commit: &&CommitHeader| {
+                (commit.generation, commit.position_bytes)
+                    >= (lost.stop.generation, lost.stop.position_bytes)
+            };
+            let behind: Vec<CommitHeader> = file.commits.iter().filter(at_stop).copied().collect();
+            let Some(last) = behind.last() else { continue };
+            end_lsn = end_lsn.max(last.end_lsn());
+            sequences.extend(behind.iter().map(|commit| commit.sequence));
+            let targets = targets(file, &behind).await.map_err(&failed)?;
+            partitions = partitions.zip(targets).map(|(mut all, more)| {
+                all.extend(more);
+                all
+            });
+            kept.push((header.generation, file.path.clone(), file.len));
+        }
+        if lost.until == u64::MAX {
+            *next_lsn = end_lsn.max(*next_lsn);
+        }
+        for (generation, path, bytes) in kept {
+            let lsns = lost.stop.lsn..end_lsn;
+            let file = self.live.entry(generation).or_insert(OldFile {
+                path,
+                generation,
+                lsns: lsns.clone(),
+                bytes,
+                unreplayed: true,
+            });
+            file.unreplayed = true;
+            file.lsns.end = file.lsns.end.max(lsns.end);
+        }
+        let (first, last) = (sequences.first().copied(), sequences.last().copied());
+        let gapless = first == Some(lost.stop.sequence)
+            && first.zip(last).is_some_and(|(first, last)| last - first + 1 == sequences.len() as u64);
+        Ok(partitions.filter(|_| gapless))
+    }
+}
+
+/// The partitions that the commits name, `None` if that cannot be told.
+async fn targets(
+    file: &FoundFile,
+    commits: &[CommitHeader],
+) -> std::io::Result<Option<BTreeSet<TopicPartition>>> {
+    let mut window = Window::open(&file.path).await?;
+    let mut targets = Some(BTreeSet::new());
+    for commit in commits {
+        let bytes = window.commit(commit).await?;
+        for entry in EntryIter::new(commit, &bytes) {
+            match entry {
+                Ok(entry) if entry.header.kind.is_of_one_partition() => {
+                    targets.iter_mut().for_each(|all| {
+                        all.insert(entry.header.target);
+                    });
+                }
+                Ok(_) | Err(_) => targets = None,
+            }
+        }
+    }
+    window.close().await?;
+    Ok(targets)
+}

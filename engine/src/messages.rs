@@ -1,0 +1,97 @@
+//! The messages that shards of one node send each other.
+//!
+//! Plain data that is `Send`; a record batch crosses as the same `Bytes`, never as a copy.
+
+use std::sync::Arc;
+
+use corelog_runtime::net::Accepted;
+
+use crate::api::{
+    Acks, EpochEnd, FetchOutcome, FetchPart, FoundOffset, NewTopic, OffsetQuery, PartitionError,
+    ProduceOutcome, ProducePart, TopicError, TopicRef,
+};
+use crate::meta::image::{MetaImage, TopicMeta};
+use crate::partition::state::PartitionState;
+use crate::shard::ShardStats;
+use crate::types::{LeaderEpoch, Offset, TopicPartition};
+
+/// One partition of a ListOffsets: which, the client's leader epoch, the question.
+pub type OffsetPart = (TopicPartition, Option<LeaderEpoch>, OffsetQuery);
+
+/// One partition of an OffsetForLeaderEpoch: which, the client's leader epoch, the epoch asked for.
+pub type EpochPart = (TopicPartition, Option<LeaderEpoch>, LeaderEpoch);
+
+/// What one shard asks another.
+#[derive(Debug)]
+pub enum ShardRequest {
+    /// Append batches.
+    Produce(Acks, Vec<ProducePart>),
+    /// Read what is there, within this many bytes.
+    Read(Vec<FetchPart>, usize),
+    /// Answer when one of these has more than was seen. The first value names the watch.
+    Watch(u64, Vec<(TopicPartition, Offset)>),
+    /// The watch of that name is not wanted any more.
+    Unwatch(u64),
+    /// Look offsets up.
+    ListOffsets(Vec<OffsetPart>),
+    /// Look ends of epochs up.
+    EpochEnds(Vec<EpochPart>),
+    /// Tell your numbers.
+    Stats,
+    /// A connection that was accepted elsewhere, on the listener of this index.
+    Connection(Accepted, usize),
+    /// To shard 0: this shard's connections are gone; answer when that holds for every shard.
+    Drained,
+    /// Change what this shard or the node is.
+    Change(Change),
+}
+
+/// Requests off the data path.
+#[derive(Debug)]
+pub enum Change {
+    /// Start-up, from shard 0: open and replay this journal.
+    Open(u64),
+    /// Start-up, from shard 0: these partitions were drained from another layout and are yours.
+    Adopt(Vec<PartitionState>),
+    /// From shard 0: the metadata changed.
+    Image(Arc<MetaImage>),
+    /// Start-up, from shard 0: every shard is in service.
+    Ready,
+    /// To shard 0: create topics, or only check whether that would go.
+    CreateTopics(Vec<NewTopic>, bool),
+    /// To shard 0: delete topics.
+    DeleteTopics(Vec<TopicRef>),
+    /// To shard 0: reserve this many producer ids.
+    ProducerIds(u32),
+    /// Forget records at and after an offset.
+    Truncate(TopicPartition, Offset),
+    /// Forget records below an offset.
+    Trim(TopicPartition, Offset),
+}
+
+/// The answers, one kind for each kind of request that has one.
+#[derive(Debug)]
+pub enum ShardReply {
+    /// The journal is open, or why not.
+    Opened(Result<(), String>),
+    /// Nothing more to say.
+    Done,
+    /// The request could not be carried out.
+    Failed(String),
+    /// One outcome per batch.
+    Produced(Vec<ProduceOutcome>),
+    /// One outcome per partition.
+    Read(Vec<FetchOutcome>),
+    /// One per partition.
+    Offsets(Vec<Result<FoundOffset, PartitionError>>),
+    /// One per partition.
+    EpochEnds(Vec<Result<EpochEnd, PartitionError>>),
+    /// One per topic.
+    Topics(Vec<Result<Arc<TopicMeta>, TopicError>>),
+    /// The first of the reserved ids.
+    ProducerIds(Result<i64, TopicError>),
+    /// The log start, or nothing, after a truncation or trim.
+    Cut(Result<Offset, PartitionError>),
+    /// The shard's numbers.
+    Stats(Box<ShardStats>),
+}

@@ -1,0 +1,120 @@
+//! The state machine: command in, new picture and reply out. Pure and deterministic: the same
+//! commands give the same bytes on every node.
+
+use std::sync::Arc;
+
+use super::command::{MetaCommand, MetaReply, TopicSpec};
+use super::image::{ListenerMeta, MetaImage, NodeMeta, TopicMeta};
+use super::topics;
+use crate::api::{TopicError, TopicRef};
+use crate::types::{LeaderEpoch, NodeId};
+
+/// How many deleted topics are remembered.
+const DELETED_TOPICS_MAX: usize = 4096;
+
+/// Applies one command. Clones the image only when others hold it and it changes.
+pub fn apply(image: &mut Arc<MetaImage>, command: MetaCommand) -> MetaReply {
+    match command {
+        MetaCommand::InitCluster { cluster_id } => init_cluster(image, cluster_id),
+        MetaCommand::RegisterNode { node, listeners, rack } => register(image, node, listeners, rack),
+        MetaCommand::CreateTopics { topics } => MetaReply::Created(create_topics(image, topics)),
+        MetaCommand::DeleteTopics { topics } => MetaReply::Deleted(delete_topics(image, &topics)),
+        MetaCommand::AllocateProducerIds { node: _, count } => allocate_producer_ids(image, count),
+    }
+}
+
+fn init_cluster(image: &mut Arc<MetaImage>, cluster_id: String) -> MetaReply {
+    if image.cluster_id.is_empty() {
+        let image = change(image);
+        image.cluster_id = cluster_id;
+    }
+    MetaReply::ClusterId(image.cluster_id.clone())
+}
+
+/// A copy of the picture that may be changed, with the next version.
+fn change(image: &mut Arc<MetaImage>) -> &mut MetaImage {
+    let image = Arc::make_mut(image);
+    image.version += 1;
+    image
+}
+
+fn register(
+    image: &mut Arc<MetaImage>,
+    node: NodeId,
+    listeners: Vec<ListenerMeta>,
+    rack: Option<String>,
+) -> MetaReply {
+    let image = change(image);
+    let incarnation = image.nodes.get(&node).map_or(0, |known| known.incarnation) + 1;
+    image.nodes.insert(node, NodeMeta { incarnation, listeners, rack });
+    for topic in image.topics.values_mut() {
+        if topic.partitions.iter().all(|partition| partition.leader != Some(node)) {
+            continue;
+        }
+        for partition in &mut Arc::make_mut(topic).partitions {
+            if partition.leader == Some(node) {
+                partition.leader_epoch = LeaderEpoch(partition.leader_epoch.0 + 1);
+            }
+        }
+    }
+    MetaReply::Registered { incarnation }
+}
+
+fn create_topics(
+    image: &mut Arc<MetaImage>,
+    specs: Vec<TopicSpec>,
+) -> Vec<Result<Arc<TopicMeta>, TopicError>> {
+    let repeated = topics::repeated(specs.iter().map(|spec| spec.name.as_str()));
+    let mut results = Vec::with_capacity(specs.len());
+    for spec in specs {
+        if repeated.contains(&spec.name) {
+            results.push(Err(topics::duplicate_name()));
+            continue;
+        }
+        results.push(topics::plan(image, spec).map(|topic| insert(image, topic)));
+    }
+    results
+}
+
+fn insert(image: &mut Arc<MetaImage>, topic: TopicMeta) -> Arc<TopicMeta> {
+    let image = change(image);
+    let topic = Arc::new(topic);
+    image.next_slot += topic.partitions.len() as u64;
+    let previous = image.names.insert(topic.name.clone(), topic.id);
+    assert!(previous.is_none(), "a planned topic's name is free");
+    let previous = image.topics.insert(topic.id, Arc::clone(&topic));
+    assert!(previous.is_none(), "a planned topic's id is free");
+    topic
+}
+
+fn delete_topics(image: &mut Arc<MetaImage>, refs: &[TopicRef]) -> Vec<Result<Arc<TopicMeta>, TopicError>> {
+    let found: Vec<_> = refs.iter().map(|topic| topics::find(image, topic)).collect();
+    let repeated = topics::repeated(found.iter().flatten().map(|topic| topic.name.as_str()));
+    found
+        .into_iter()
+        .map(|found| {
+            let topic = found?;
+            if repeated.contains(&topic.name) {
+                return Err(topics::duplicate_name());
+            }
+            let image = change(image);
+            image.topics.remove(&topic.id);
+            image.names.remove(&topic.name);
+            let deleted = Arc::make_mut(&mut image.deleted_topics);
+            deleted.push_back(topic.id);
+            if deleted.len() > DELETED_TOPICS_MAX {
+                deleted.pop_front();
+            }
+            Ok(topic)
+        })
+        .collect()
+}
+
+fn allocate_producer_ids(image: &mut Arc<MetaImage>, count: u32) -> MetaReply {
+    let first = image.next_producer_id;
+    let Some(next) = first.checked_add(i64::from(count)) else {
+        return MetaReply::ProducerIdsExhausted;
+    };
+    change(image).next_producer_id = next;
+    MetaReply::ProducerIds { first, count }
+}

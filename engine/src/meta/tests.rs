@@ -1,0 +1,320 @@
+//! The state machine's rules, and what recovery makes of a journal. Whole-node behaviour is in
+//! `tests/meta.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::command::{MetaCommand, MetaReply, Placement, TopicSpec};
+use super::image::{ListenerMeta, MetaImage};
+use super::topics::{self, CreationDefaults};
+use super::{state, wire};
+use crate::api::{NewTopic, TopicError, TopicRef};
+use crate::topic_config::NodeDefaults;
+use crate::types::{LeaderEpoch, NodeId, PartitionId, TopicId};
+
+fn id(number: u128) -> TopicId {
+    TopicId(Uuid::from_u128(number))
+}
+
+fn register(node: i32) -> MetaCommand {
+    let listener = ListenerMeta { name: "PLAIN".to_owned(), host: "localhost".to_owned(), port: 9092 };
+    MetaCommand::RegisterNode { node: NodeId(node), listeners: vec![listener], rack: None }
+}
+
+fn spread(number: u128, name: &str, partitions: i32, replication_factor: i16) -> TopicSpec {
+    TopicSpec {
+        id: id(number),
+        name: name.to_owned(),
+        placement: Placement::Spread { partitions, replication_factor },
+        configs: BTreeMap::new(),
+    }
+}
+
+fn manual(name: &str, assignments: &[(i32, &[i32])]) -> TopicSpec {
+    let nodes = |nodes: &[i32]| nodes.iter().copied().map(NodeId).collect();
+    let assignments = assignments.iter().map(|(partition, replicas)| (*partition, nodes(replicas)));
+    TopicSpec { placement: Placement::Manual(assignments.collect()), ..spread(1, name, 1, 1) }
+}
+
+fn image_of(commands: &[MetaCommand]) -> Arc<MetaImage> {
+    let mut image = Arc::default();
+    for command in commands {
+        state::apply(&mut image, command.clone());
+    }
+    image
+}
+
+fn refused(image: &MetaImage, spec: TopicSpec) -> String {
+    topics::plan(image, spec).unwrap_err().to_string()
+}
+
+#[test]
+fn names_follow_kafkas_rules() {
+    let image = image_of(&[register(1)]);
+    for good in ["a", "A.b_c-9", &"x".repeat(249)] {
+        assert!(topics::plan(&image, spread(1, good, 1, 1)).is_ok(), "{good}");
+    }
+    for bad in ["", ".", "..", "a b", "a/b", "ü", &"x".repeat(250)] {
+        let error = topics::plan(&image, spread(1, bad, 1, 1)).unwrap_err();
+        assert!(matches!(error, TopicError::InvalidName(_)), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn names_that_differ_only_in_dot_and_underscore_collide() {
+    let create = |number, name: &str| MetaCommand::CreateTopics { topics: vec![spread(number, name, 1, 1)] };
+    let image = image_of(&[register(1), create(1, "a.b_c"), create(2, "az"), create(3, "_x")]);
+    assert!(refused(&image, spread(9, "a_b.c", 1, 1)).contains("collides with existing topic: a.b_c"));
+    assert!(refused(&image, spread(9, ".x", 1, 1)).contains("collides with existing topic: _x"));
+    assert_eq!(refused(&image, spread(9, "a.b_c", 1, 1)), "topic 'a.b_c' already exists");
+    assert!(topics::plan(&image, spread(9, "a.b.d", 1, 1)).is_ok());
+}
+
+#[test]
+fn counts_are_refused_in_kafkas_words() {
+    let image = image_of(&[register(1)]);
+    let plan = |partitions, factor| topics::plan(&image, spread(1, "t", partitions, factor)).unwrap_err();
+    assert!(matches!(plan(0, 1), TopicError::InvalidPartitions(_)));
+    assert!(matches!(plan(-1, 1), TopicError::InvalidPartitions(_)));
+    assert!(matches!(plan(1, 0), TopicError::InvalidReplicationFactor(_)));
+    assert_eq!(
+        plan(1, 3),
+        TopicError::InvalidReplicationFactor(
+            "Unable to replicate the partition 3 time(s): The target replication factor of 3 cannot be \
+             reached because only 1 broker(s) are registered."
+                .to_owned()
+        )
+    );
+    assert!(matches!(plan(i32::MAX, 1), TopicError::PolicyViolation(_)));
+}
+
+#[test]
+fn a_manual_assignment_must_be_consistent() {
+    let image = image_of(&[register(1), register(2)]);
+    let topic = topics::plan(&image, manual("t", &[(1, &[2, 1]), (0, &[1, 2])])).unwrap();
+    assert_eq!(topic.partition(PartitionId(1)).unwrap().leader, Some(NodeId(2)));
+    for (assignments, why) in [
+        (&[(0, &[][..])][..], "empty replica list"),
+        (&[(0, &[3][..])], "broker 3, but no such broker"),
+        (&[(0, &[1, 1][..])], "broker 1 more than once"),
+        (&[(0, &[1, 2][..]), (1, &[1])], "not consistent"),
+        (&[(0, &[1][..]), (0, &[2])], "multiple manual partition assignments for partition 0"),
+        (&[(0, &[1][..]), (2, &[2])], "consecutive"),
+        (&[(1, &[1][..])], "consecutive"),
+    ] {
+        let error = refused(&image, manual("t", assignments));
+        assert!(error.contains(why), "{error} should contain {why}");
+    }
+}
+
+#[test]
+fn a_request_gives_counts_or_assignments_and_known_configs() {
+    let configs = NodeDefaults::default();
+    let defaults = CreationDefaults { partitions: 4, replication_factor: 1, configs: &configs };
+    let topic = |partitions, replication_factor| NewTopic {
+        name: "t".to_owned(),
+        partitions,
+        replication_factor,
+        ..NewTopic::default()
+    };
+    let spec = |topic: &NewTopic| topics::spec(topic, id(1), defaults);
+    assert_eq!(
+        spec(&topic(-1, -1)).unwrap().placement,
+        Placement::Spread { partitions: 4, replication_factor: 1 }
+    );
+    let assigned = |topic| NewTopic { assignments: vec![(0, vec![NodeId(1)])], ..topic };
+    assert!(spec(&assigned(topic(-1, -1))).is_ok());
+    assert!(matches!(spec(&assigned(topic(1, -1))), Err(TopicError::InvalidRequest(_))));
+    assert!(matches!(spec(&assigned(topic(-1, 1))), Err(TopicError::InvalidRequest(_))));
+    let bad = NewTopic { configs: vec![("no.such".to_owned(), Some("1".to_owned()))], ..topic(1, 1) };
+    assert_eq!(
+        spec(&bad),
+        Err(TopicError::InvalidConfig("Unknown topic config name: no.such".to_owned()))
+    );
+}
+
+#[test]
+fn one_request_cannot_name_a_topic_twice() {
+    let mut image = image_of(&[register(1)]);
+    let topics = vec![spread(1, "t", 1, 1), spread(2, "u", 1, 1), spread(3, "t", 1, 1)];
+    let MetaReply::Created(created) = state::apply(&mut image, MetaCommand::CreateTopics { topics })
+    else {
+        panic!("not a creation's reply")
+    };
+    assert_eq!(created.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false]);
+    let refs = vec![TopicRef::Name("u".to_owned()), TopicRef::Id(id(2)), TopicRef::Id(id(7))];
+    let MetaReply::Deleted(deleted) = state::apply(&mut image, MetaCommand::DeleteTopics { topics: refs })
+    else {
+        panic!("not a deletion's reply")
+    };
+    assert!(matches!(deleted[0], Err(TopicError::InvalidRequest(_))));
+    assert!(matches!(deleted[1], Err(TopicError::InvalidRequest(_))));
+    assert_eq!(deleted[2], Err(TopicError::UnknownId(id(7))));
+    assert!(image.names.contains_key("u"));
+}
+
+#[test]
+fn producer_ids_end_with_an_error_and_do_not_wrap() {
+    let mut image = Arc::new(MetaImage { next_producer_id: i64::MAX - 5, ..MetaImage::default() });
+    let take = |image: &mut _, count| {
+        state::apply(image, MetaCommand::AllocateProducerIds { node: NodeId(1), count })
+    };
+    assert_eq!(take(&mut image, 6), MetaReply::ProducerIdsExhausted);
+    assert_eq!(take(&mut image, 5), MetaReply::ProducerIds { first: i64::MAX - 5, count: 5 });
+}
+
+#[test]
+fn the_written_form_does_not_change_unnoticed() {
+    let command = MetaCommand::CreateTopics { topics: vec![spread(7, "t", 3, 1)] };
+    assert_eq!(
+        wire::encode(&command),
+        [1, 2, 1, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 1, b't', 0, 6, 2, 0]
+    );
+    let entry = super::raft::RaftEntry {
+        log_id: super::raft::LogId::new(openraft::CommittedLeaderId::new(3, NodeId(1)), 9),
+        payload: openraft::EntryPayload::Normal(command),
+    };
+    assert_eq!(wire::encode(&entry)[..6], [1, 3, 2, 9, 1, 2]);
+    assert_eq!(wire::decode::<MetaCommand>(&[2, 0]), Err(wire::WireError::Version(2)));
+    assert_eq!(wire::decode::<MetaCommand>(&[]), Err(wire::WireError::Empty));
+}
+
+fn any_command() -> impl Strategy<Value = MetaCommand> {
+    let name = prop_oneof!["[a-c][._][a-c]", "[a-f]", Just("bad name".to_owned())];
+    let topic = (any::<u128>(), name.clone(), -1..6_i32, -1..4_i16)
+        .prop_map(|(number, name, partitions, factor)| spread(number, &name, partitions, factor));
+    let reference = prop_oneof![name.prop_map(TopicRef::Name), any::<u128>().prop_map(|n| TopicRef::Id(id(n)))];
+    prop_oneof![
+        1 => "[a-z]{4}".prop_map(|cluster_id| MetaCommand::InitCluster { cluster_id }),
+        2 => (1..5_i32).prop_map(register),
+        6 => prop::collection::vec(topic, 1..4).prop_map(|topics| MetaCommand::CreateTopics { topics }),
+        3 => prop::collection::vec(reference, 1..3).prop_map(|topics| MetaCommand::DeleteTopics { topics }),
+        2 => (1..1000_u32).prop_map(|count| MetaCommand::AllocateProducerIds { node: NodeId(1), count }),
+    ]
+}
+
+/// What must hold of every image.
+fn check(image: &MetaImage) {
+    assert_eq!(image.names.len(), image.topics.len());
+    let mut slots = BTreeSet::new();
+    for (id, topic) in &image.topics {
+        assert_eq!(image.names.get(&topic.name), Some(id));
+        assert_eq!(*id, topic.id);
+        assert!(!image.deleted_topics.contains(id));
+        for slot in (topic.first_slot..).take(topic.partitions.len()) {
+            assert!(slot < image.next_slot && slots.insert(slot), "slot {slot} is given twice");
+        }
+        for partition in &topic.partitions {
+            assert_eq!(partition.leader, partition.replicas.first().copied());
+            assert_eq!(partition.isr, partition.replicas);
+            assert!(partition.replicas.iter().all(|node| image.nodes.contains_key(node)));
+        }
+    }
+}
+
+/// What must hold between an image and a later one.
+fn check_later(before: &MetaImage, after: &MetaImage) {
+    assert!(before.version <= after.version);
+    assert!(before.next_slot <= after.next_slot);
+    assert!(before.next_producer_id <= after.next_producer_id);
+    assert!(before.cluster_id.is_empty() || before.cluster_id == after.cluster_id);
+    let changed = wire::encode(before) != wire::encode(after);
+    assert_eq!(changed, before.version != after.version, "the version tells images apart");
+    for (id, topic) in &before.topics {
+        let Some(later) = after.topics.get(id) else {
+            assert!(after.deleted_topics.contains(id));
+            continue;
+        };
+        assert_eq!((later.name.as_str(), later.first_slot), (topic.name.as_str(), topic.first_slot));
+        for (old, new) in topic.partitions.iter().zip(&later.partitions) {
+            assert!(old.leader_epoch <= new.leader_epoch);
+        }
+    }
+    for (node, meta) in &before.nodes {
+        assert!(after.nodes[node].incarnation >= meta.incarnation);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_commands_keep_the_image_consistent(commands in prop::collection::vec(any_command(), 1..60)) {
+        let mut image = Arc::new(MetaImage::default());
+        let mut given = Vec::new();
+        let mut ids = BTreeSet::new();
+        for command in commands {
+            let before = Arc::clone(&image);
+            let reply = state::apply(&mut image, command.clone());
+            check(&image);
+            check_later(&before, &image);
+            match reply {
+                MetaReply::ProducerIds { first, count } => given.push(first..first + i64::from(count)),
+                MetaReply::Created(created) => {
+                    for topic in created.into_iter().flatten() {
+                        prop_assert!(ids.insert(topic.id), "an id is used twice");
+                    }
+                }
+                MetaReply::Registered { incarnation } => {
+                    let MetaCommand::RegisterNode { node, .. } = command else { unreachable!() };
+                    prop_assert_eq!(incarnation, before.nodes.get(&node).map_or(0, |n| n.incarnation) + 1);
+                    for (id, topic) in &before.topics {
+                        for (old, new) in topic.partitions.iter().zip(&image.topics[id].partitions) {
+                            let bump = i32::from(old.leader == Some(node));
+                            prop_assert_eq!(new.leader_epoch, LeaderEpoch(old.leader_epoch.0 + bump));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        prop_assert!(given.windows(2).all(|pair| pair[0].end <= pair[1].start));
+    }
+
+    #[test]
+    fn the_same_commands_give_the_same_bytes(commands in prop::collection::vec(any_command(), 1..60)) {
+        let image = image_of(&commands);
+        let bytes = wire::encode(&image);
+        // Once more, through the written form, and with a snapshot in the middle.
+        let (before, after) = commands.split_at(commands.len() / 2);
+        let snapshot = wire::encode(&image_of(before));
+        let mut replayed: Arc<MetaImage> = wire::decode(&snapshot).unwrap();
+        for command in after {
+            let command = wire::decode(&wire::encode(command)).unwrap();
+            state::apply(&mut replayed, command);
+        }
+        prop_assert_eq!(bytes, wire::encode(&replayed));
+    }
+
+    #[test]
+    fn a_new_topics_replicas_are_even_over_the_nodes(
+        nodes in 1..6_i32, topics in prop::collection::vec((1..9_i32, 1..4_i16), 1..20)
+    ) {
+        let commands: Vec<_> = (0..nodes).map(register).collect();
+        let mut image = image_of(&commands);
+        for (number, (partitions, factor)) in (0..).zip(topics) {
+            let factor = factor.min(i16::try_from(nodes).unwrap());
+            let topics = vec![spread(number, &format!("t{number}"), partitions, factor)];
+            state::apply(&mut image, MetaCommand::CreateTopics { topics });
+        }
+        let mut led = BTreeMap::<NodeId, u64>::new();
+        for partition in image.topics.values().flat_map(|topic| &topic.partitions) {
+            *led.entry(partition.leader.unwrap()).or_default() += 1;
+        }
+        let most = led.values().max().unwrap();
+        let least = if led.len() == usize::try_from(nodes).unwrap() { *led.values().min().unwrap() } else { 0 };
+        prop_assert!(most - least <= 1, "{led:?}");
+    }
+
+    #[test]
+    fn decoding_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = wire::decode::<MetaImage>(&bytes);
+        let _ = wire::decode::<super::raft::RaftEntry>(&bytes);
+        let mut versioned = vec![wire::VERSION];
+        versioned.extend(&bytes);
+        let _ = wire::decode::<MetaImage>(&versioned);
+        let _ = wire::decode::<super::raft::RaftEntry>(&versioned);
+        let _ = wire::decode::<super::raft::Vote>(&versioned);
+    }
+}

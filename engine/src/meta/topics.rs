@@ -1,0 +1,261 @@
+//! The rules for new topics: names, counts, placement. Messages are Kafka's where Kafka has one.
+//! Pure; used by the proposer to answer early and by the state machine to decide.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::command::{Placement, TopicSpec};
+use super::image::{MetaImage, PartitionMeta, TopicMeta};
+use crate::api::{NewTopic, TopicError, TopicRef};
+use crate::topic_config::{NodeDefaults, overrides_of};
+use crate::types::{LeaderEpoch, NodeId, TopicId};
+
+/// Kafka's longest topic name.
+const NAME_BYTES_MAX: usize = 249;
+
+/// How many partitions a cluster takes for each of its nodes.
+pub const PARTITIONS_PER_NODE_MAX: usize = 100_000;
+
+/// Topics that the cluster keeps for itself.
+const INTERNAL_TOPICS: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
+
+/// What a node fills in where a request says −1, and checks configs against.
+#[derive(Debug, Clone, Copy)]
+pub struct CreationDefaults<'a> {
+    /// Partitions of a topic.
+    pub partitions: i32,
+    /// Replicas of a partition.
+    pub replication_factor: i16,
+    /// Defaults and limits of configs.
+    pub configs: &'a NodeDefaults,
+}
+
+/// Turns a request into a command's topic: checks what only this node can, fills in defaults.
+pub fn spec(topic: &NewTopic, id: TopicId, defaults: CreationDefaults<'_>) -> Result<TopicSpec, TopicError> {
+    check_name(&topic.name)?;
+    let placement = placement(topic, defaults)?;
+    let configs = overrides_of(&topic.configs, defaults.configs)
+        .map_err(|error| TopicError::InvalidConfig(error.to_string()))?;
+    Ok(TopicSpec { id, name: topic.name.clone(), placement, configs })
+}
+
+fn placement(topic: &NewTopic, defaults: CreationDefaults<'_>) -> Result<Placement, TopicError> {
+    if !topic.assignments.is_empty() {
+        let both = |what: &str| {
+            TopicError::InvalidRequest(format!(
+                "A manual partition assignment was specified, but {what} was not set to -1."
+            ))
+        };
+        if topic.replication_factor != -1 {
+            return Err(both("replication factor"));
+        }
+        if topic.partitions != -1 {
+            return Err(both("numPartitions"));
+        }
+        return Ok(Placement::Manual(topic.assignments.clone()));
+    }
+    let replication_factor = match topic.replication_factor {
+        -1 => defaults.replication_factor,
+        given => given,
+    };
+    let partitions = match topic.partitions {
+        -1 => defaults.partitions,
+        given => given,
+    };
+    Ok(Placement::Spread { partitions, replication_factor })
+}
+
+/// Decides what a new topic looks like, if it may exist. Changes nothing.
+pub fn plan(image: &MetaImage, spec: TopicSpec) -> Result<TopicMeta, TopicError> {
+    check_name(&spec.name)?;
+    check_free(image, &spec)?;
+    let replicas = match spec.placement {
+        Placement::Spread { partitions, replication_factor } => {
+            spread(image, partitions, replication_factor)?
+        }
+        Placement::Manual(assignments) => {
+            check_room(image, assignments.len())?;
+            manual(image, assignments)?
+        }
+    };
+    let partitions = replicas
+        .into_iter()
+        .map(|replicas| PartitionMeta {
+            leader: replicas.first().copied(),
+            leader_epoch: LeaderEpoch(0),
+            isr: replicas.clone(),
+            replicas,
+        })
+        .collect();
+    Ok(TopicMeta {
+        id: spec.id,
+        internal: INTERNAL_TOPICS.contains(&spec.name.as_str()),
+        name: spec.name,
+        partitions,
+        configs: spec.configs,
+        first_slot: image.next_slot,
+    })
+}
+
+/// Kafka's rules for topic names.
+fn check_name(name: &str) -> Result<(), TopicError> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let fault = if name.is_empty() {
+        "the empty string is not allowed".to_owned()
+    } else if name == "." || name == ".." {
+        format!("'{name}' is not allowed")
+    } else if name.len() > NAME_BYTES_MAX {
+        format!("the length of '{name}' is longer than the max allowed length {NAME_BYTES_MAX}")
+    } else if !name.chars().all(legal) {
+        format!("'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'")
+    } else {
+        return Ok(());
+    };
+    Err(TopicError::InvalidName(fault))
+}
+
+/// The name must be free, and must not collide once '.' becomes '_' (as in metrics).
+fn check_free(image: &MetaImage, spec: &TopicSpec) -> Result<(), TopicError> {
+    if image.names.contains_key(&spec.name) {
+        return Err(TopicError::Exists(spec.name.clone()));
+    }
+    if image.topics.contains_key(&spec.id) || image.deleted_topics.contains(&spec.id) {
+        return Err(TopicError::InvalidRequest(format!("topic id {} was used before", spec.id)));
+    }
+    if !spec.name.contains(['.', '_']) {
+        return Ok(());
+    }
+    let folded = |c: char| if c == '.' { '_' } else { c };
+    // Only names with the same first characters up to the first '.' or '_' can collide.
+    let stem = spec.name.split(['.', '_']).next().unwrap_or_default();
+    let colliding = image
+        .names
+        .range::<str, _>((Bound::Included(stem), Bound::Unbounded))
+        .map(|(name, _)| name)
+        .take_while(|name| name.starts_with(stem))
+        .find(|name| name.chars().map(folded).eq(spec.name.chars().map(folded)));
+    match colliding {
+        Some(other) => Err(TopicError::InvalidName(format!(
+            "Topic '{}' collides with existing topic: {other}",
+            spec.name
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn check_room(image: &MetaImage, new: usize) -> Result<(), TopicError> {
+    let existing: usize = image.topics.values().map(|topic| topic.partitions.len()).sum();
+    let max = PARTITIONS_PER_NODE_MAX.saturating_mul(image.nodes.len().max(1));
+    if existing.saturating_add(new) > max {
+        return Err(TopicError::PolicyViolation(format!(
+            "The cluster has {existing} partitions and takes {max} at most: there is no room for {new} more."
+        )));
+    }
+    Ok(())
+}
+
+/// Round robin over the registered nodes, beginning where the last topic ended.
+fn spread(
+    image: &MetaImage,
+    partitions: i32,
+    replication_factor: i16,
+) -> Result<Vec<Vec<NodeId>>, TopicError> {
+    let replicas = usize::try_from(replication_factor).unwrap_or(0);
+    if replicas == 0 {
+        return Err(TopicError::InvalidReplicationFactor(
+            "Replication factor must be larger than 0, or -1 to use the default value.".to_owned(),
+        ));
+    }
+    let count = usize::try_from(partitions).unwrap_or(0);
+    if count == 0 {
+        return Err(TopicError::InvalidPartitions(
+            "Number of partitions was set to an invalid non-positive value.".to_owned(),
+        ));
+    }
+    check_room(image, count)?;
+    let nodes: Vec<NodeId> = image.nodes.keys().copied().collect();
+    if replicas > nodes.len() {
+        return Err(TopicError::InvalidReplicationFactor(format!(
+            "Unable to replicate the partition {replicas} time(s): The target replication factor of {replicas} \
+             cannot be reached because only {} broker(s) are registered.",
+            nodes.len()
+        )));
+    }
+    let first = usize::try_from(image.next_slot % nodes.len() as u64).expect("smaller than a length");
+    let place = |partition: usize| {
+        (0..replicas).map(|replica| nodes[(first + partition + replica) % nodes.len()]).collect()
+    };
+    Ok((0..count).map(place).collect())
+}
+
+/// The client's own assignment, if it is one for consecutive partitions on registered nodes.
+fn manual(image: &MetaImage, assignments: Vec<(i32, Vec<NodeId>)>) -> Result<Vec<Vec<NodeId>>, TopicError> {
+    let refuse = |why: String| Err(TopicError::InvalidAssignment(why));
+    let mut by_partition = BTreeMap::new();
+    let mut replicas_before = None;
+    for (partition, replicas) in assignments {
+        check_replicas(image, &replicas, replicas_before)?;
+        replicas_before = Some(replicas.len());
+        if by_partition.insert(partition, replicas).is_some() {
+            return refuse(format!("Found multiple manual partition assignments for partition {partition}"));
+        }
+    }
+    if !by_partition.keys().copied().eq((0..).take(by_partition.len())) {
+        return refuse("partitions should be a consecutive 0-based integer sequence".to_owned());
+    }
+    Ok(by_partition.into_values().collect())
+}
+
+fn check_replicas(
+    image: &MetaImage,
+    replicas: &[NodeId],
+    replicas_before: Option<usize>,
+) -> Result<(), TopicError> {
+    let refuse = |why: String| Err(TopicError::InvalidAssignment(why));
+    if replicas.is_empty() {
+        return refuse("The manual partition assignment includes an empty replica list.".to_owned());
+    }
+    let mut seen = BTreeSet::new();
+    for node in replicas {
+        if !image.nodes.contains_key(node) {
+            return refuse(format!(
+                "The manual partition assignment includes broker {node}, but no such broker is registered."
+            ));
+        }
+        if !seen.insert(node) {
+            return refuse(format!(
+                "The manual partition assignment includes the broker {node} more than once."
+            ));
+        }
+    }
+    match replicas_before {
+        Some(before) if before != replicas.len() => refuse(format!(
+            "The manual partition assignment includes a partition with {} replica(s), but this is not \
+             consistent with previous partitions, which have {before} replica(s).",
+            replicas.len()
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The topic of that name or id.
+pub fn find(image: &MetaImage, topic: &TopicRef) -> Result<Arc<TopicMeta>, TopicError> {
+    match topic {
+        TopicRef::Name(name) => {
+            image.topic_named(name).cloned().ok_or_else(|| TopicError::UnknownName(name.clone()))
+        }
+        TopicRef::Id(id) => image.topics.get(id).cloned().ok_or(TopicError::UnknownId(*id)),
+    }
+}
+
+/// The names that occur more than once.
+pub fn repeated<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    names.filter(|name| !seen.insert(*name)).map(str::to_owned).collect()
+}
+
+/// The refusal of a topic that one request names twice.
+pub fn duplicate_name() -> TopicError {
+    TopicError::InvalidRequest("Duplicate topic name.".to_owned())
+}

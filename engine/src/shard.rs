@@ -1,0 +1,323 @@
+//! What one core owns: a journal, the partitions placed here, and their segments.
+//!
+//! Requests come down from [`crate::engine`], on this shard or over the mesh; nothing here calls
+//! upward. A produce is appended synchronously, in the order of calls; it is answered when the
+//! journal's progress passes its entry ([`acks`]). Segments are written behind ([`flush`]), and the
+//! oldest journal file is made superfluous when it is wanted back ([`reclaim`]).
+
+mod acks;
+mod fetch;
+mod flush;
+mod produce;
+mod reclaim;
+pub mod start;
+mod stats;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use corelog_protocol::batch::Scratch;
+use corelog_runtime::task::{self, Class};
+use tokio::sync::Notify;
+
+use self::acks::AckQueue;
+pub use self::fetch::Watch;
+pub use self::stats::ShardStats;
+use crate::api::PartitionError;
+use crate::journal::{Entry, EntryKind, Journal, JournalError};
+use crate::log::{FileCache, FileCacheOptions};
+use crate::meta::Meta;
+use crate::meta::image::MetaImage;
+use crate::partition::Partition;
+use crate::planted::PlantedBug;
+use crate::topic_config::NodeDefaults;
+use crate::types::{LeaderEpoch, Lsn, NodeId, Offset, TopicPartition};
+
+/// Limits of a shard. Sizes are per shard.
+#[derive(Debug, Clone)]
+pub struct ShardOptions {
+    /// The node's data directory.
+    pub data_dir: PathBuf,
+    /// This node.
+    pub node: NodeId,
+    /// Batches that are in segments may stay in memory up to this size.
+    pub tail_cache_bytes: usize,
+    /// Batches that only the journal holds: at this size produces wait.
+    pub unflushed_bytes_max: usize,
+    /// A partition with so much unflushed data is written to its segments.
+    pub flush_chunk_bytes: usize,
+    /// A tail of at least this size is written to segments instead of being carried forward in the
+    /// journal.
+    pub carry_bytes_max: usize,
+    /// Appended and not yet written to the journal: at this size produces wait.
+    pub journal_queue_bytes_max: usize,
+    /// Segment files held open.
+    pub open_files_max: usize,
+    /// The bug that a crash test wants this shard to have.
+    pub planted: PlantedBug,
+}
+
+/// A partition, shared by the tasks of its shard.
+pub(crate) type PartitionCell = Rc<RefCell<Partition>>;
+
+/// One core's share of a node.
+pub struct Shard {
+    index: usize,
+    shards: usize,
+    options: ShardOptions,
+    journal: Journal,
+    files: Rc<FileCache>,
+    partitions: RefCell<BTreeMap<TopicPartition, PartitionCell>>,
+    image: RefCell<Arc<MetaImage>>,
+    /// Partitions that no topic claims: kept, never served, reported.
+    strays: RefCell<BTreeMap<TopicPartition, PartitionCell>>,
+    acks: AckQueue,
+    parked: RefCell<VecDeque<produce::Parked>>,
+    scratch: RefCell<Scratch>,
+    tail_bytes: Cell<usize>,
+    unflushed_bytes: Cell<usize>,
+    /// One element per batch that is in segments and still in memory, oldest first.
+    evictable: RefCell<VecDeque<PartitionCell>>,
+    flush_queue: RefCell<VecDeque<PartitionCell>>,
+    flush_wanted: Notify,
+    /// A partition's right to flush was given back, or a flush ended.
+    flush_ended: Notify,
+    next_watch: Cell<u64>,
+    /// Set on shard 0, whose journal holds the metadata's log.
+    meta: RefCell<Option<Meta>>,
+    /// Deletions whose files are not gone yet, and the journal entry that says so.
+    deletions: RefCell<BTreeMap<TopicPartition, Lsn>>,
+    /// Set when the journal lost acknowledged entries and cannot tell of which partitions.
+    lost: RefCell<Option<String>>,
+    defaults: NodeDefaults,
+    fault: RefCell<Option<String>>,
+    stopping: Cell<bool>,
+}
+
+pub(crate) fn file_cache(options: &ShardOptions) -> FileCacheOptions {
+    FileCacheOptions { open_files_max: options.open_files_max, ..FileCacheOptions::default() }
+}
+
+pub(crate) fn cell(partition: Partition) -> PartitionCell {
+    Rc::new(RefCell::new(partition))
+}
+
+impl Shard {
+    fn new(
+        index: usize,
+        shards: usize,
+        options: ShardOptions,
+        journal: Journal,
+        defaults: NodeDefaults,
+    ) -> Self {
+        Self {
+            index,
+            shards,
+            journal,
+            files: FileCache::new(file_cache(&options)),
+            options,
+            partitions: RefCell::default(),
+            image: RefCell::default(),
+            strays: RefCell::default(),
+            acks: AckQueue::default(),
+            parked: RefCell::default(),
+            scratch: RefCell::default(),
+            tail_bytes: Cell::new(0),
+            unflushed_bytes: Cell::new(0),
+            evictable: RefCell::default(),
+            flush_queue: RefCell::default(),
+            flush_wanted: Notify::new(),
+            flush_ended: Notify::new(),
+            next_watch: Cell::new(0),
+            meta: RefCell::default(),
+            deletions: RefCell::default(),
+            lost: RefCell::default(),
+            defaults,
+            fault: RefCell::default(),
+            stopping: Cell::new(false),
+        }
+    }
+
+    /// Shard 0 keeps the metadata's log in its journal.
+    pub(crate) fn set_meta(&self, meta: Meta) {
+        *self.meta.borrow_mut() = Some(meta);
+    }
+
+    /// The metadata quorum's member, on shard 0.
+    pub fn meta(&self) -> Option<Meta> {
+        self.meta.borrow().clone()
+    }
+
+    /// Which shard of the node this is.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The metadata as this shard knows it.
+    pub fn image(&self) -> Arc<MetaImage> {
+        Arc::clone(&self.image.borrow())
+    }
+
+    /// Why this shard serves nothing any more, if so.
+    pub fn fault(&self) -> Option<String> {
+        self.fault.borrow().clone()
+    }
+
+    /// The shard's journal.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    pub(crate) fn partition(&self, target: &TopicPartition) -> Result<PartitionCell, PartitionError> {
+        if self.stopping.get() {
+            return Err(PartitionError::Stopping);
+        }
+        self.partitions.borrow().get(target).cloned().ok_or(PartitionError::UnknownPartition)
+    }
+
+    /// A partition that is in service, for a client that knows `current` as its leader epoch.
+    pub(crate) fn serving(
+        &self,
+        target: &TopicPartition,
+        current: Option<LeaderEpoch>,
+    ) -> Result<PartitionCell, PartitionError> {
+        let cell = self.partition(target)?;
+        cell.borrow().check_serving(current)?;
+        Ok(cell)
+    }
+
+    /// Starts the shard's own tasks. They end with the journal.
+    pub(crate) fn spawn_tasks(self: &Rc<Self>) {
+        task::spawn_in(Class::Serve, Rc::clone(self).follow_journal());
+        for _ in 0..flush::WORKERS {
+            task::spawn_in(Class::Background, Rc::clone(self).flush_worker());
+        }
+    }
+
+    /// Starts giving journal files back. Not before metadata has taken over what the journal of
+    /// shard 0 holds of it: until then nobody says what is still needed.
+    pub(crate) fn spawn_reclaim(self: &Rc<Self>) {
+        task::spawn_in(Class::Background, Rc::clone(self).reclaim_worker());
+    }
+
+    /// Turns the journal's progress into high watermarks and acknowledgements.
+    async fn follow_journal(self: Rc<Self>) {
+        let mut seen = self.journal.progress();
+        self.acks.advance(seen);
+        loop {
+            match self.journal.changed(seen).await {
+                Ok(progress) => {
+                    seen = progress;
+                    self.acks.advance(progress);
+                    self.retry_parked();
+                }
+                Err(error) => {
+                    if !matches!(error, JournalError::Closed) {
+                        self.fence(&error);
+                    }
+                    self.acks.abandon();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Nothing is acknowledged or served from here any more: what was read back after a failed sync
+    /// may never have reached the disk.
+    fn fence(self: &Rc<Self>, error: &JournalError) {
+        let reason = format!("shard {} is fenced after an I/O error: {error}", self.index);
+        tracing::error!(shard = self.index, %error, "journal failed, the shard is fenced");
+        *self.fault.borrow_mut() = Some(reason.clone());
+        for cell in self.partitions.borrow().values() {
+            cell.borrow_mut().take_offline(&reason);
+        }
+        self.retry_parked();
+    }
+
+    /// Forgets records of `target` at and after `end`, for good.
+    ///
+    /// # Errors
+    /// Unknown partition; an `end` outside of the log; the journal's failure.
+    pub async fn truncate(self: &Rc<Self>, target: TopicPartition, end: Offset) -> Result<(), PartitionError> {
+        let cell = self.serving(&target, None)?;
+        self.claim_flush(&cell).await;
+        let result = self.truncate_claimed(&cell, end).await;
+        self.release_flush(&cell);
+        result
+    }
+
+    async fn truncate_claimed(&self, cell: &PartitionCell, end: Offset) -> Result<(), PartitionError> {
+        let (lsn, log, below_segments) = {
+            let mut partition = cell.borrow_mut();
+            let (log_start_offset, high_watermark) = (partition.log_start(), partition.high_watermark());
+            if end < log_start_offset || end > partition.log_end() {
+                return Err(PartitionError::OffsetOutOfRange { log_start_offset, high_watermark });
+            }
+            let lsn = self.journal.append(entry(EntryKind::TruncateTo, partition.target(), end));
+            let before = (partition.tail().bytes(), partition.tail().unflushed_bytes());
+            partition.truncate_to(end);
+            self.tail_shrank(before, &partition);
+            (lsn, Rc::clone(partition.log()), partition.position().reaches_beyond(end))
+        };
+        self.journal.wait_synced(lsn).await.map_err(|error| PartitionError::Offline(error.to_string()))?;
+        if below_segments {
+            log.truncate_to(end).await.map_err(|error| PartitionError::Offline(error.to_string()))?;
+            self.checkpoint_now(std::slice::from_ref(cell));
+        }
+        Ok(())
+    }
+
+    /// Moves the log start of `target` to `start`: older records are gone.
+    ///
+    /// # Errors
+    /// Unknown partition; a `start` beyond the high watermark; the journal's failure.
+    pub async fn trim(self: &Rc<Self>, target: TopicPartition, start: Offset) -> Result<Offset, PartitionError> {
+        let cell = self.serving(&target, None)?;
+        let (lsn, log, log_start) = {
+            let mut partition = cell.borrow_mut();
+            let (log_start_offset, high_watermark) = (partition.log_start(), partition.high_watermark());
+            if start > high_watermark || start < Offset(0) {
+                return Err(PartitionError::OffsetOutOfRange { log_start_offset, high_watermark });
+            }
+            let lsn = self.journal.append(entry(EntryKind::LogStart, target, start));
+            partition.set_log_start(start);
+            (lsn, Rc::clone(partition.log()), partition.log_start())
+        };
+        self.journal.wait_synced(lsn).await.map_err(|error| PartitionError::Offline(error.to_string()))?;
+        self.claim_flush(&cell).await;
+        // A checkpoint that names an older position could name a file that is about to go.
+        self.checkpoint_now(std::slice::from_ref(&cell));
+        let stored = self.wait_appended().await;
+        if let Err(error) = stored {
+            self.release_flush(&cell);
+            return Err(PartitionError::Offline(error.to_string()));
+        }
+        let deleted = log.delete_below(log_start).await;
+        self.release_flush(&cell);
+        deleted.map_err(|error| PartitionError::Offline(error.to_string()))?;
+        Ok(log_start)
+    }
+
+    /// Waits until everything appended so far is synced.
+    async fn wait_appended(&self) -> Result<(), JournalError> {
+        match self.journal.last_appended() {
+            Some(newest) => self.journal.wait_synced(newest).await,
+            None => Ok(()),
+        }
+    }
+
+    fn tail_shrank(&self, before: (usize, usize), partition: &Partition) {
+        self.tail_bytes.set(self.tail_bytes.get() - (before.0 - partition.tail().bytes()));
+        let unflushed = before.1 - partition.tail().unflushed_bytes();
+        self.unflushed_bytes.set(self.unflushed_bytes.get() - unflushed);
+    }
+}
+
+/// An entry about a partition that carries no payload.
+pub(crate) fn entry(kind: EntryKind, target: TopicPartition, offset: Offset) -> Entry {
+    Entry { kind, target, base_offset: offset, leader_epoch: LeaderEpoch(-1), payload: Bytes::new() }
+}

@@ -1,0 +1,106 @@
+//! Writing segments behind the journal.
+//!
+//! Only what was acknowledged goes to segments, so they never hold a record that a crash takes back.
+//! A flush writes whole blocks; the batch that the last of them cuts stays in the tail and in the
+//! journal as a whole.
+
+use std::rc::Rc;
+
+use corelog_runtime::task::yield_now;
+
+use super::{PartitionCell, Shard};
+use crate::log::{LogError, Roll};
+
+/// Flushes that may go on at a time: enough to keep the device busy while one of them syncs.
+pub(super) const WORKERS: usize = 2;
+
+impl Shard {
+    /// Puts a partition in the queue of the flush workers.
+    pub(super) fn want_flush(&self, cell: PartitionCell) {
+        let mut queue = self.flush_queue.borrow_mut();
+        if queue.iter().any(|queued| Rc::ptr_eq(queued, &cell)) {
+            return;
+        }
+        queue.push_back(cell);
+        self.flush_wanted.notify_one();
+    }
+
+    /// Serves the flush queue for as long as the shard lives.
+    pub(super) async fn flush_worker(self: Rc<Self>) {
+        loop {
+            let next = self.flush_queue.borrow_mut().pop_front();
+            match next {
+                Some(cell) => {
+                    if let Err(error) = self.flush(&cell).await {
+                        self.flush_failed(&cell, &error).await;
+                    }
+                    yield_now().await;
+                }
+                None if self.stopping.get() => return,
+                None => self.flush_wanted.notified().await,
+            }
+        }
+    }
+
+    /// Writes a partition's acknowledged tail to its segments.
+    pub(super) async fn flush(self: &Rc<Self>, cell: &PartitionCell) -> Result<(), LogError> {
+        self.claim_flush(cell).await;
+        let result = self.flush_claimed(cell).await;
+        self.release_flush(cell);
+        result
+    }
+
+    async fn flush_claimed(self: &Rc<Self>, cell: &PartitionCell) -> Result<(), LogError> {
+        let (log, batches) = {
+            let partition = cell.borrow();
+            let acknowledged = partition.high_watermark();
+            let batches: Vec<_> = partition
+                .tail()
+                .unflushed()
+                .take_while(|batch| batch.next <= acknowledged)
+                .map(|batch| batch.bytes.clone())
+                .collect();
+            (Rc::clone(partition.log()), batches)
+        };
+        if batches.is_empty() || cell.borrow().offline().is_some() {
+            return Ok(());
+        }
+        let position = log.flush(&batches, Roll::AsNeeded).await?;
+        let (flushed_batches, flushed) = {
+            let mut partition = cell.borrow_mut();
+            let before = partition.tail().unflushed_bytes();
+            let batches = partition.tail_mut().flushed_to(position.batch_base);
+            (batches, before - partition.tail().unflushed_bytes())
+        };
+        self.unflushed_bytes.set(self.unflushed_bytes.get() - flushed);
+        self.evictable.borrow_mut().extend((0..flushed_batches).map(|_| Rc::clone(cell)));
+        self.evict_over_budget();
+        self.retry_parked();
+        Ok(())
+    }
+
+    /// A failed flush loses nothing: the batches are in the journal and in memory. A full disk is
+    /// tried again when the journal wants room; anything else takes the partition out of service.
+    pub(super) async fn flush_failed(&self, cell: &PartitionCell, error: &LogError) {
+        let target = cell.borrow().target();
+        if error.is_disk_full() {
+            tracing::warn!(partition = %target, %error, "no space to write segments");
+            return;
+        }
+        tracing::error!(partition = %target, %error, "segment write failed, the partition goes offline");
+        cell.borrow_mut().take_offline(&error.to_string());
+    }
+
+    /// Waits until nobody else writes this partition's segments.
+    pub(super) async fn claim_flush(&self, cell: &PartitionCell) {
+        while !cell.borrow_mut().begin_flush() {
+            self.flush_ended.notified().await;
+        }
+    }
+
+    /// Gives the right to write segments back.
+    pub(super) fn release_flush(&self, cell: &PartitionCell) {
+        cell.borrow_mut().end_flush();
+        self.flush_ended.notify_waiters();
+    }
+}

@@ -1,0 +1,204 @@
+//! Making the oldest journal file superfluous.
+//!
+//! A file can be recycled when no partition needs an entry in it. Partitions with a large tail are
+//! written to their segments; small tails are carried forward: appended to the journal's head
+//! together with the partition's state, so that ten thousand cold partitions cost a few sequential
+//! writes and not ten thousand syncs.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use corelog_runtime::task::yield_if_needed;
+use corelog_runtime::time;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::{PartitionCell, Shard, entry};
+use crate::journal::{Entry, EntryKind, JournalError};
+use crate::meta::MetaError;
+use crate::partition::producers::Producers;
+use crate::planted::Planted;
+use crate::types::{LeaderEpoch, Lsn, Offset, TopicPartition};
+
+/// Tails carried for one file add up to this share of it at most, so that reclaiming a file frees
+/// more room than it takes.
+const CARRY_SHARE: u64 = 4;
+
+/// Partitions whose state is journalled without letting other tasks run.
+const CHECKPOINT_PARTITIONS: usize = 128;
+
+/// Checkpoint entries are cut at about this size.
+const CHECKPOINT_BYTES: usize = 256 * 1024;
+
+/// How long a reclaim waits before it tries again when segments could not be written.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Segment flushes that a reclaim runs at a time.
+const FLUSHES: usize = 4;
+
+/// Why the journal's oldest entries are still needed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReclaimError {
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The metadata's log could not be compacted.
+    #[error("metadata could not be compacted: {0}")]
+    Metadata(#[from] MetaError),
+}
+
+impl Shard {
+    /// Frees journal files when the journal asks for it, for as long as the shard lives.
+    pub(super) async fn reclaim_worker(self: Rc<Self>) {
+        loop {
+            self.journal.pressure().await;
+            if self.stopping.get() || self.fault.borrow().is_some() {
+                return;
+            }
+            let Some(oldest) = self.journal.oldest_live() else { continue };
+            match self.reclaim(oldest.end).await {
+                Ok(true) => self.retry_parked(),
+                Ok(false) => time::sleep(RETRY).await,
+                Err(error) => {
+                    tracing::error!(shard = self.index, %error, "the journal could not be reclaimed");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Makes every entry below `end` superfluous and gives their files back. `false` when a large
+    /// tail could not be written to its segments, so that its entries are still needed.
+    pub(super) async fn reclaim(self: &Rc<Self>, end: Lsn) -> Result<bool, ReclaimError> {
+        self.compact_metadata(end).await?;
+        let needy = self.partitions_needing(end);
+        self.flush_large(&needy).await;
+        // Partitions went on appending meanwhile: each state is taken and journalled at once.
+        for chunk in needy.chunks(CHECKPOINT_PARTITIONS) {
+            let needs_tail = |cell: &PartitionCell| cell.borrow().tail().needed_from().is_some_and(|lsn| lsn < end);
+            let (carried, stored): (Vec<_>, Vec<_>) = chunk.iter().cloned().partition(needs_tail);
+            self.checkpoint_now(&stored);
+            for cell in &carried {
+                if cell.borrow().tail().unflushed_bytes() > self.journal.max_entry_bytes() / 2 {
+                    return Ok(false);
+                }
+                self.carry_forward(cell);
+            }
+            yield_if_needed().await;
+        }
+        self.carry_deletions(end);
+        self.wait_appended().await?;
+        assert!(self.partitions_needing(end).is_empty(), "a reclaimed journal file is needed by nobody");
+        self.journal.release(end);
+        Ok(true)
+    }
+
+    fn partitions_needing(&self, end: Lsn) -> Vec<PartitionCell> {
+        let partitions = self.partitions.borrow();
+        let strays = self.strays.borrow();
+        let needs = |cell: &&PartitionCell| cell.borrow().needed_from().is_some_and(|lsn| lsn < end);
+        partitions.values().chain(strays.values()).filter(needs).cloned().collect()
+    }
+
+    /// Writes the tails that are too large to carry.
+    async fn flush_large(self: &Rc<Self>, cells: &[PartitionCell]) {
+        let mut by_size: Vec<_> =
+            cells.iter().map(|cell| (cell.borrow().tail().unflushed_bytes(), Rc::clone(cell))).collect();
+        by_size.sort_by_key(|(size, _)| *size);
+        let budget = self.journal.file_bytes() / CARRY_SHARE;
+        let mut carried = 0;
+        let mut flushes = FuturesUnordered::new();
+        for (size, cell) in by_size {
+            carried += size as u64;
+            if size < self.options.carry_bytes_max && carried <= budget {
+                continue;
+            }
+            let shard = Rc::clone(self);
+            flushes.push(async move {
+                if let Err(error) = shard.flush(&cell).await {
+                    shard.flush_failed(&cell, &error).await;
+                }
+            });
+            if flushes.len() == FLUSHES {
+                flushes.next().await;
+            }
+        }
+        while flushes.next().await.is_some() {}
+    }
+
+    /// Journals the state of partitions, at this moment. Their unflushed batches stay where they are
+    /// in the journal.
+    pub(super) fn checkpoint_now(&self, cells: &[PartitionCell]) {
+        let now_ms = time::unix_time_ms();
+        let mut payload = BytesMut::new();
+        let mut named = Vec::new();
+        for cell in cells {
+            self.encode_state(cell, now_ms, &mut payload);
+            named.push(Rc::clone(cell));
+            if payload.len() >= CHECKPOINT_BYTES {
+                self.append_checkpoint(payload.split().freeze(), &named);
+                named.clear();
+            }
+        }
+        if !named.is_empty() {
+            self.append_checkpoint(payload.freeze(), &named);
+        }
+    }
+
+    fn append_checkpoint(&self, payload: Bytes, named: &[PartitionCell]) {
+        let lsn = self.journal.append(Entry {
+            kind: EntryKind::Checkpoint,
+            target: TopicPartition::default(),
+            base_offset: Offset(0),
+            leader_epoch: LeaderEpoch(-1),
+            payload,
+        });
+        for cell in named {
+            cell.borrow_mut().state_stored(lsn);
+        }
+    }
+
+    /// Journals a partition's state together with its unflushed batches.
+    fn carry_forward(&self, cell: &PartitionCell) {
+        let mut payload = BytesMut::new();
+        self.encode_state(cell, time::unix_time_ms(), &mut payload);
+        let mut partition = cell.borrow_mut();
+        for batch in partition.tail().unflushed() {
+            payload.put_slice(&batch.bytes);
+        }
+        let lsn = self.journal.append(Entry {
+            kind: EntryKind::CarryForward,
+            target: partition.target(),
+            base_offset: partition.log_end(),
+            leader_epoch: LeaderEpoch(-1),
+            payload: payload.freeze(),
+        });
+        partition.tail_mut().carried_to(lsn);
+        partition.state_stored(lsn);
+    }
+
+    fn encode_state(&self, cell: &PartitionCell, now_ms: i64, payload: &mut BytesMut) {
+        let mut partition = cell.borrow_mut();
+        partition.expire_producers(now_ms);
+        let mut state = partition.state();
+        if self.options.planted.has(Planted::ProducerStateLost) {
+            state.producers = Producers::default();
+        }
+        state.encode(payload);
+    }
+
+    /// Journals deletions again whose files are still there.
+    fn carry_deletions(&self, end: Lsn) {
+        for (target, lsn) in self.deletions.borrow_mut().iter_mut().filter(|(_, lsn)| **lsn < end) {
+            *lsn = self.journal.append(entry(EntryKind::DeletePartition, *target, Offset(0)));
+        }
+    }
+
+    async fn compact_metadata(&self, end: Lsn) -> Result<(), MetaError> {
+        match self.meta() {
+            Some(meta) if meta.needed_from().is_some_and(|lsn| lsn < end) => meta.compact(end).await,
+            Some(_) | None => Ok(()),
+        }
+    }
+}

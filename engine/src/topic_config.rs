@@ -1,0 +1,896 @@
+//! Topic configs by Kafka's names: types, ranges, defaults and documentation.
+//!
+//! One table describes every config ([`TopicConfig::descriptors`]); creation, DescribeConfigs and
+//! the engine's effective values all come from it. Pure data, on any shard; it stores nothing.
+//!
+//! Names, types, ranges and messages follow Apache Kafka 4.0's `LogConfig` and `ConfigDef`. Each
+//! description says whether Corelog enforces the config, will, or never needs it.
+
+use std::collections::BTreeMap;
+
+use corelog_protocol::validate::{ProduceRules, TimestampRule};
+
+use crate::types::Durability;
+
+/// Stands for "no limit" in retention configs.
+const NO_LIMIT: i64 = -1;
+
+/// What a node's own configuration says where a topic says nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeDefaults {
+    /// Default of `corelog.durability`.
+    pub durability: Durability,
+    /// Default of `max.message.bytes`.
+    pub max_message_bytes: i32,
+    /// No topic may raise `max.message.bytes` above this: what one journal entry can hold.
+    pub max_message_bytes_ceiling: i32,
+    /// Default of `segment.bytes`.
+    pub segment_bytes: i32,
+}
+
+impl NodeDefaults {
+    /// Kafka's defaults, under the given ceiling for `max.message.bytes`.
+    pub fn with_ceiling(max_message_bytes_ceiling: i32) -> Self {
+        let kafka = Self::default();
+        Self {
+            max_message_bytes: kafka.max_message_bytes.min(max_message_bytes_ceiling),
+            max_message_bytes_ceiling,
+            ..kafka
+        }
+    }
+}
+
+impl Default for NodeDefaults {
+    /// Kafka's defaults, durability `fsync`, no ceiling.
+    fn default() -> Self {
+        Self {
+            durability: Durability::Fsync,
+            max_message_bytes: 1_048_588,
+            max_message_bytes_ceiling: i32::MAX,
+            segment_bytes: 1 << 30,
+        }
+    }
+}
+
+/// A refused config; the messages are Kafka's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No config of that name.
+    #[error("Unknown topic config name: {0}")]
+    UnknownName(String),
+    /// Topic configs have no null values.
+    #[error("Null value not supported for topic configs: {0}")]
+    NullValue(String),
+    /// Not of the config's type, or out of its range.
+    #[error("Invalid value {value} for configuration {name}: {why}")]
+    InvalidValue {
+        /// The config.
+        name: String,
+        /// What it was to be set to.
+        value: String,
+        /// What is wrong with that.
+        why: String,
+    },
+    /// The same config twice in one request.
+    #[error("Config {0} is given more than once")]
+    Repeated(String),
+    /// `min.compaction.lag.ms` above `max.compaction.lag.ms`.
+    #[error("conflict topic config setting min.compaction.lag.ms ({min}) > max.compaction.lag.ms ({max})")]
+    CompactionLags {
+        /// The smaller limit.
+        min: i64,
+        /// The larger limit.
+        max: i64,
+    },
+}
+
+/// A config's type, as DescribeConfigs names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigType {
+    /// true or false.
+    Boolean,
+    /// Text.
+    String,
+    /// 32-bit number.
+    Int,
+    /// 64-bit number.
+    Long,
+    /// Floating-point number.
+    Double,
+    /// Comma-separated texts.
+    List,
+}
+
+impl ConfigType {
+    /// The protocol's number of this type.
+    pub fn code(self) -> i8 {
+        match self {
+            Self::Boolean => 1,
+            Self::String => 2,
+            Self::Int => 3,
+            Self::Long => 5,
+            Self::Double => 6,
+            Self::List => 7,
+        }
+    }
+}
+
+/// Whether a config does anything in this version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enforcement {
+    /// It has the effect that its description says.
+    Enforced,
+    /// It is kept and described, and has no effect yet.
+    NotYet,
+    /// It is kept and described for compatibility; Corelog has no use for it.
+    NotNeeded,
+}
+
+/// Which values are allowed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Range {
+    Boolean,
+    Int {
+        min: i32,
+    },
+    IntUpTo {
+        min: i32,
+        max: i32,
+    },
+    /// Like `Int`, and no larger than [`NodeDefaults::max_message_bytes_ceiling`].
+    MessageBytes,
+    GzipLevel,
+    Long {
+        min: i64,
+    },
+    Double {
+        min: f64,
+        max: f64,
+    },
+    OneOf(&'static [&'static str]),
+    ListOf(&'static [&'static str]),
+}
+
+/// Where a default comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DefaultValue {
+    Fixed(&'static str),
+    Durability,
+    MaxMessageBytes,
+    SegmentBytes,
+}
+
+/// One config: its name, type, allowed values, default and documentation.
+#[derive(Debug)]
+pub struct ConfigDescriptor {
+    /// Kafka's name.
+    pub name: &'static str,
+    /// What it means.
+    pub doc: &'static str,
+    /// Whether it has an effect.
+    pub enforcement: Enforcement,
+    range: Range,
+    default: DefaultValue,
+}
+
+const fn config(
+    name: &'static str,
+    range: Range,
+    default: DefaultValue,
+    enforcement: Enforcement,
+    doc: &'static str,
+) -> ConfigDescriptor {
+    ConfigDescriptor { name, doc, enforcement, range, default }
+}
+
+use DefaultValue::Fixed;
+use Enforcement::{Enforced, NotNeeded, NotYet};
+
+const LONG_MAX: &str = "9223372036854775807";
+
+/// Every topic config, by name.
+static DESCRIPTORS: &[ConfigDescriptor] = &[
+    config(
+        "cleanup.policy",
+        Range::ListOf(&["compact", "delete"]),
+        Fixed("delete"),
+        NotYet,
+        "What becomes of old segments: 'delete' removes them by time or size, 'compact' keeps the \
+         latest record of each key, 'compact,delete' does both. Records without a key are refused \
+         when 'compact' is set; the cleaning itself does not run yet.",
+    ),
+    config(
+        "compression.gzip.level",
+        Range::GzipLevel,
+        Fixed("-1"),
+        NotNeeded,
+        "The level when compression.type is gzip. Corelog stores batches as the producer \
+         compressed them.",
+    ),
+    config(
+        "compression.lz4.level",
+        Range::IntUpTo { min: 1, max: 17 },
+        Fixed("9"),
+        NotNeeded,
+        "The level when compression.type is lz4. Corelog stores batches as the producer compressed \
+         them.",
+    ),
+    config(
+        "compression.type",
+        Range::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]),
+        Fixed("producer"),
+        NotYet,
+        "The codec in which the topic is kept. Batches are kept as the producer compressed them \
+         ('producer'); the other values are accepted and do not recompress yet.",
+    ),
+    config(
+        "compression.zstd.level",
+        Range::IntUpTo { min: -131_072, max: 22 },
+        Fixed("3"),
+        NotNeeded,
+        "The level when compression.type is zstd. Corelog stores batches as the producer \
+         compressed them.",
+    ),
+    config(
+        "corelog.durability",
+        Range::OneOf(&["fsync", "write"]),
+        DefaultValue::Durability,
+        Enforced,
+        "When a record counts as acknowledged. 'fsync': after the journal's sync, so it survives a \
+         power failure. 'write': after the journal's write, so it survives the death of the \
+         process; it is synced a moment later.",
+    ),
+    config(
+        "delete.retention.ms",
+        Range::Long { min: 0 },
+        Fixed("86400000"),
+        NotYet,
+        "How long tombstones are kept in a compacted topic. Compaction does not run yet.",
+    ),
+    config(
+        "file.delete.delay.ms",
+        Range::Long { min: 0 },
+        Fixed("60000"),
+        NotNeeded,
+        "How long Kafka waits before it removes a deleted segment's file. Corelog removes it when \
+         no read needs it.",
+    ),
+    config(
+        "flush.messages",
+        Range::Long { min: 1 },
+        Fixed(LONG_MAX),
+        NotNeeded,
+        "After how many records Kafka syncs a log. corelog.durability decides that here.",
+    ),
+    config(
+        "flush.ms",
+        Range::Long { min: 0 },
+        Fixed(LONG_MAX),
+        NotNeeded,
+        "After what time Kafka syncs a log. corelog.durability decides that here.",
+    ),
+    config(
+        "index.interval.bytes",
+        Range::Int { min: 0 },
+        Fixed("4096"),
+        Enforced,
+        "How many bytes of a segment lie between two entries of its sparse offset index.",
+    ),
+    config(
+        "max.compaction.lag.ms",
+        Range::Long { min: 1 },
+        Fixed(LONG_MAX),
+        NotYet,
+        "The longest time that a record stays uncompacted. Compaction does not run yet.",
+    ),
+    config(
+        "max.message.bytes",
+        Range::MessageBytes,
+        DefaultValue::MaxMessageBytes,
+        Enforced,
+        "The largest record batch, after compression, that the topic takes. What one journal entry \
+         can hold is the upper limit.",
+    ),
+    config(
+        "message.timestamp.after.max.ms",
+        Range::Long { min: 0 },
+        Fixed("3600000"),
+        Enforced,
+        "How far a record's timestamp may lie ahead of the node's clock, when \
+         message.timestamp.type is CreateTime.",
+    ),
+    config(
+        "message.timestamp.before.max.ms",
+        Range::Long { min: 0 },
+        Fixed(LONG_MAX),
+        Enforced,
+        "How far a record's timestamp may lie behind the node's clock, when \
+         message.timestamp.type is CreateTime.",
+    ),
+    config(
+        "message.timestamp.type",
+        Range::OneOf(&["CreateTime", "LogAppendTime"]),
+        Fixed("CreateTime"),
+        Enforced,
+        "Whether a record's timestamp is the producer's (CreateTime) or the node's at the time of \
+         the append (LogAppendTime).",
+    ),
+    config(
+        "min.cleanable.dirty.ratio",
+        Range::Double { min: 0.0, max: 1.0 },
+        Fixed("0.5"),
+        NotYet,
+        "Which share of a compacted log must be uncompacted before it is cleaned. Compaction does \
+         not run yet.",
+    ),
+    config(
+        "min.compaction.lag.ms",
+        Range::Long { min: 0 },
+        Fixed("0"),
+        NotYet,
+        "The shortest time that a record stays uncompacted. Compaction does not run yet.",
+    ),
+    config(
+        "min.insync.replicas",
+        Range::Int { min: 1 },
+        Fixed("1"),
+        Enforced,
+        "How many replicas must be in sync for a produce with acks=all; with fewer it is refused. \
+         Topics have one replica until nodes replicate, so a value above 1 refuses them all.",
+    ),
+    config(
+        "preallocate",
+        Range::Boolean,
+        Fixed("false"),
+        NotNeeded,
+        "Whether Kafka preallocates a segment's file. Corelog's journal always is; its segments \
+         are written in large blocks.",
+    ),
+    config(
+        "retention.bytes",
+        Range::Long { min: NO_LIMIT },
+        Fixed("-1"),
+        NotYet,
+        "Above which size of a partition old segments are deleted, -1 for no limit. Not enforced \
+         yet: nothing is deleted by size.",
+    ),
+    config(
+        "retention.ms",
+        Range::Long { min: NO_LIMIT },
+        Fixed("604800000"),
+        NotYet,
+        "After which time segments are deleted, -1 for never. Not enforced yet: nothing is deleted \
+         by age.",
+    ),
+    config(
+        "segment.bytes",
+        Range::Int { min: 14 },
+        DefaultValue::SegmentBytes,
+        Enforced,
+        "At which size a segment is closed and the next one begun.",
+    ),
+    config(
+        "segment.index.bytes",
+        Range::Int { min: 4 },
+        Fixed("10485760"),
+        NotNeeded,
+        "The size of the index files that Kafka preallocates. Corelog's indexes grow as needed.",
+    ),
+    config(
+        "segment.jitter.ms",
+        Range::Long { min: 0 },
+        Fixed("0"),
+        NotYet,
+        "How much is taken off segment.ms at random, so that segments do not close together. Not \
+         enforced yet.",
+    ),
+    config(
+        "segment.ms",
+        Range::Long { min: 1 },
+        Fixed("604800000"),
+        Enforced,
+        "At which age a segment is closed and the next one begun.",
+    ),
+    config(
+        "unclean.leader.election.enable",
+        Range::Boolean,
+        Fixed("false"),
+        NotYet,
+        "Whether a replica that is not in sync may become leader when no other can, at the price \
+         of lost records. Topics have one replica until nodes replicate.",
+    ),
+];
+
+impl ConfigDescriptor {
+    /// The type, as DescribeConfigs names it.
+    pub fn config_type(&self) -> ConfigType {
+        match self.range {
+            Range::Boolean => ConfigType::Boolean,
+            Range::Int { .. } | Range::IntUpTo { .. } | Range::MessageBytes | Range::GzipLevel => {
+                ConfigType::Int
+            }
+            Range::Long { .. } => ConfigType::Long,
+            Range::Double { .. } => ConfigType::Double,
+            Range::OneOf(_) => ConfigType::String,
+            Range::ListOf(_) => ConfigType::List,
+        }
+    }
+
+    /// The value where the topic sets none.
+    pub fn default_value(&self, defaults: &NodeDefaults) -> String {
+        match self.default {
+            Fixed(value) => value.to_owned(),
+            DefaultValue::Durability => durability_name(defaults.durability).to_owned(),
+            DefaultValue::MaxMessageBytes => {
+                defaults.max_message_bytes.min(defaults.max_message_bytes_ceiling).to_string()
+            }
+            DefaultValue::SegmentBytes => defaults.segment_bytes.to_string(),
+        }
+    }
+
+    /// Whether the default is the node's own and not Kafka's.
+    fn default_is_the_nodes(&self, defaults: &NodeDefaults) -> bool {
+        self.default_value(defaults) != self.default_value(&NodeDefaults::default())
+    }
+
+    /// Checks a value for this config.
+    fn check(&self, value: &str, defaults: &NodeDefaults) -> Result<(), ConfigError> {
+        let refuse = |why: String| ConfigError::InvalidValue {
+            name: self.name.to_owned(),
+            value: value.to_owned(),
+            why,
+        };
+        let text = value.trim();
+        match self.range {
+            Range::Boolean => parse_bool(text)
+                .map(drop)
+                .ok_or_else(|| refuse("Expected value to be either true or false".to_owned())),
+            Range::Int { min } => check_int(text, min, i32::MAX).map_err(refuse),
+            Range::IntUpTo { min, max } => check_int(text, min, max).map_err(refuse),
+            Range::MessageBytes => check_int(text, 0, defaults.max_message_bytes_ceiling).map_err(refuse),
+            Range::GzipLevel => match text.parse::<i32>() {
+                Ok(-1 | 1..=9) => Ok(()),
+                Ok(_) => Err(refuse("Value must be between 1 and 9 or equal to -1".to_owned())),
+                Err(_) => Err(refuse("Not a number of type INT".to_owned())),
+            },
+            Range::Long { min } => match text.parse::<i64>() {
+                Ok(number) if number >= min => Ok(()),
+                Ok(_) => Err(refuse(format!("Value must be at least {min}"))),
+                Err(_) => Err(refuse("Not a number of type LONG".to_owned())),
+            },
+            Range::Double { min, max } => match text.parse::<f64>() {
+                Ok(number) if number >= min && number <= max => Ok(()),
+                Ok(number) if number < min => Err(refuse(format!("Value must be at least {min}"))),
+                Ok(_) => Err(refuse(format!("Value must be no more than {max}"))),
+                Err(_) => Err(refuse("Not a number of type DOUBLE".to_owned())),
+            },
+            Range::OneOf(allowed) if allowed.contains(&text) => Ok(()),
+            Range::OneOf(allowed) => Err(refuse(format!("String must be one of: {}", allowed.join(", ")))),
+            Range::ListOf(allowed) => match items(text).find(|item| !allowed.contains(item)) {
+                None => Ok(()),
+                Some(_) => Err(refuse(format!("String must be one of: {}", allowed.join(", ")))),
+            },
+        }
+    }
+}
+
+fn check_int(text: &str, min: i32, max: i32) -> Result<(), String> {
+    match text.parse::<i32>() {
+        Ok(number) if number < min => Err(format!("Value must be at least {min}")),
+        Ok(number) if number > max => Err(format!("Value must be no more than {max}")),
+        Ok(_) => Ok(()),
+        Err(_) => Err("Not a number of type INT".to_owned()),
+    }
+}
+
+fn parse_bool(text: &str) -> Option<bool> {
+    if text.eq_ignore_ascii_case("true") {
+        Some(true)
+    } else if text.eq_ignore_ascii_case("false") {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+fn durability_name(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Fsync => "fsync",
+        Durability::Write => "write",
+    }
+}
+
+/// Whose value a config has, as DescribeConfigs names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// Set on the topic.
+    Topic,
+    /// Set in the node's configuration.
+    Node,
+    /// Built in.
+    Default,
+}
+
+impl ConfigSource {
+    /// The protocol's number of this source.
+    pub fn code(self) -> i8 {
+        match self {
+            Self::Topic => 1,
+            Self::Node => 4,
+            Self::Default => 5,
+        }
+    }
+}
+
+/// One config of one topic, for DescribeConfigs.
+#[derive(Debug, Clone)]
+pub struct DescribedConfig {
+    /// What it is.
+    pub descriptor: &'static ConfigDescriptor,
+    /// Its effective value.
+    pub value: String,
+    /// Whose value that is.
+    pub source: ConfigSource,
+}
+
+/// Whose timestamp records carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimestampType {
+    /// The producer's.
+    CreateTime,
+    /// The node's, at the append.
+    LogAppendTime,
+}
+
+/// What becomes of old segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cleanup {
+    /// The latest record of each key stays.
+    pub compact: bool,
+    /// Segments go by age and size.
+    pub delete: bool,
+}
+
+/// A topic's effective configs. Sizes in bytes, times in ms; −1 stands for "no limit" where said.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopicConfig {
+    /// `cleanup.policy`.
+    pub cleanup: Cleanup,
+    /// `compression.type`, a codec's name or `producer`.
+    pub compression_type: String,
+    /// `corelog.durability`.
+    pub durability: Durability,
+    /// `delete.retention.ms`.
+    pub delete_retention_ms: i64,
+    /// `index.interval.bytes`.
+    pub index_interval_bytes: u64,
+    /// `max.compaction.lag.ms`.
+    pub max_compaction_lag_ms: i64,
+    /// `max.message.bytes`.
+    pub max_message_bytes: usize,
+    /// `message.timestamp.after.max.ms`.
+    pub message_timestamp_after_max_ms: i64,
+    /// `message.timestamp.before.max.ms`.
+    pub message_timestamp_before_max_ms: i64,
+    /// `message.timestamp.type`.
+    pub message_timestamp_type: TimestampType,
+    /// `min.cleanable.dirty.ratio`.
+    pub min_cleanable_dirty_ratio: f64,
+    /// `min.compaction.lag.ms`.
+    pub min_compaction_lag_ms: i64,
+    /// `min.insync.replicas`.
+    pub min_insync_replicas: usize,
+    /// `retention.bytes`, −1 for no limit.
+    pub retention_bytes: i64,
+    /// `retention.ms`, −1 for no limit.
+    pub retention_ms: i64,
+    /// `segment.bytes`.
+    pub segment_bytes: u64,
+    /// `segment.jitter.ms`.
+    pub segment_jitter_ms: i64,
+    /// `segment.ms`.
+    pub segment_ms: i64,
+    /// `unclean.leader.election.enable`.
+    pub unclean_leader_election: bool,
+}
+
+impl TopicConfig {
+    /// Every topic config there is, by name.
+    pub fn descriptors() -> &'static [ConfigDescriptor] {
+        DESCRIPTORS
+    }
+
+    /// The effective configs of a topic that sets `overrides`.
+    ///
+    /// # Errors
+    /// A name that is unknown, or a value that is not allowed on this node.
+    pub fn from_overrides(
+        overrides: &BTreeMap<String, String>,
+        defaults: &NodeDefaults,
+    ) -> Result<Self, ConfigError> {
+        for (name, value) in overrides {
+            validate(name, value, defaults)?;
+        }
+        let config = Self::read(overrides, defaults);
+        if config.min_compaction_lag_ms > config.max_compaction_lag_ms {
+            return Err(ConfigError::CompactionLags {
+                min: config.min_compaction_lag_ms,
+                max: config.max_compaction_lag_ms,
+            });
+        }
+        Ok(config)
+    }
+
+    /// The effective configs of a topic that exists. What this node would refuse today, since
+    /// another version or another node configuration took it, falls back to the default; a
+    /// `max.message.bytes` above this node's ceiling becomes the ceiling.
+    pub fn effective(overrides: &BTreeMap<String, String>, defaults: &NodeDefaults) -> Self {
+        let unlimited = NodeDefaults { max_message_bytes_ceiling: i32::MAX, ..defaults.clone() };
+        let usable: BTreeMap<String, String> = overrides
+            .iter()
+            .filter(|(name, value)| validate(name, value, &unlimited).is_ok())
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        Self::read(&usable, defaults)
+    }
+
+    /// Whether the node overwrites the producer's timestamps.
+    pub fn is_log_append_time(&self) -> bool {
+        self.message_timestamp_type == TimestampType::LogAppendTime
+    }
+
+    /// What a produced batch must satisfy.
+    pub fn produce_rules(&self) -> ProduceRules {
+        ProduceRules {
+            max_message_bytes: self.max_message_bytes,
+            compacted: self.cleanup.compact,
+            timestamps: match self.message_timestamp_type {
+                TimestampType::CreateTime => TimestampRule::CreateTime {
+                    before_max_ms: self.message_timestamp_before_max_ms,
+                    after_max_ms: self.message_timestamp_after_max_ms,
+                },
+                TimestampType::LogAppendTime => TimestampRule::LogAppendTime,
+            },
+            ..ProduceRules::default()
+        }
+    }
+
+    /// Every config of a topic with its value and source, by name.
+    pub fn describe(overrides: &BTreeMap<String, String>, defaults: &NodeDefaults) -> Vec<DescribedConfig> {
+        DESCRIPTORS
+            .iter()
+            .map(|descriptor| match overrides.get(descriptor.name) {
+                Some(value) => {
+                    DescribedConfig { descriptor, value: value.clone(), source: ConfigSource::Topic }
+                }
+                None => DescribedConfig {
+                    descriptor,
+                    value: descriptor.default_value(defaults),
+                    source: if descriptor.default_is_the_nodes(defaults) {
+                        ConfigSource::Node
+                    } else {
+                        ConfigSource::Default
+                    },
+                },
+            })
+            .collect()
+    }
+
+    /// Reads checked overrides.
+    fn read(overrides: &BTreeMap<String, String>, defaults: &NodeDefaults) -> Self {
+        let values = Values { overrides, defaults };
+        let policy = values.text("cleanup.policy");
+        Self {
+            cleanup: Cleanup {
+                compact: items(&policy).any(|item| item == "compact"),
+                delete: items(&policy).any(|item| item == "delete"),
+            },
+            compression_type: values.text("compression.type"),
+            durability: match values.text("corelog.durability").as_str() {
+                "write" => Durability::Write,
+                _ => Durability::Fsync,
+            },
+            delete_retention_ms: values.parsed("delete.retention.ms"),
+            index_interval_bytes: values.parsed("index.interval.bytes"),
+            max_compaction_lag_ms: values.parsed("max.compaction.lag.ms"),
+            max_message_bytes: values
+                .parsed::<usize>("max.message.bytes")
+                .min(usize::try_from(defaults.max_message_bytes_ceiling).unwrap_or(0)),
+            message_timestamp_after_max_ms: values.parsed("message.timestamp.after.max.ms"),
+            message_timestamp_before_max_ms: values.parsed("message.timestamp.before.max.ms"),
+            message_timestamp_type: match values.text("message.timestamp.type").as_str() {
+                "LogAppendTime" => TimestampType::LogAppendTime,
+                _ => TimestampType::CreateTime,
+            },
+            min_cleanable_dirty_ratio: values.parsed("min.cleanable.dirty.ratio"),
+            min_compaction_lag_ms: values.parsed("min.compaction.lag.ms"),
+            min_insync_replicas: values.parsed("min.insync.replicas"),
+            retention_bytes: values.parsed("retention.bytes"),
+            retention_ms: values.parsed("retention.ms"),
+            segment_bytes: values.parsed("segment.bytes"),
+            segment_jitter_ms: values.parsed("segment.jitter.ms"),
+            segment_ms: values.parsed("segment.ms"),
+            unclean_leader_election: parse_bool(&values.text("unclean.leader.election.enable"))
+                .expect("booleans were checked before they are read"),
+        }
+    }
+}
+
+/// Looks values up: the topic's, else the default.
+struct Values<'a> {
+    overrides: &'a BTreeMap<String, String>,
+    defaults: &'a NodeDefaults,
+}
+
+impl Values<'_> {
+    fn text(&self, name: &str) -> String {
+        match self.overrides.get(name) {
+            Some(value) => value.trim().to_owned(),
+            None => {
+                descriptor(name).expect("every name read here is in the table").default_value(self.defaults)
+            }
+        }
+    }
+
+    fn parsed<T: std::str::FromStr>(&self, name: &str) -> T {
+        let parsed = self.text(name).parse().ok();
+        parsed.expect("numbers were checked before they are read")
+    }
+}
+
+/// The descriptor of that name.
+pub fn descriptor(name: &str) -> Option<&'static ConfigDescriptor> {
+    let found = DESCRIPTORS.binary_search_by(|descriptor| descriptor.name.cmp(name));
+    found.ok().and_then(|index| DESCRIPTORS.get(index))
+}
+
+/// Checks one config's name and value.
+///
+/// # Errors
+/// An unknown name, or a value that is not allowed on this node.
+pub fn validate(name: &str, value: &str, defaults: &NodeDefaults) -> Result<(), ConfigError> {
+    let descriptor = descriptor(name).ok_or_else(|| ConfigError::UnknownName(name.to_owned()))?;
+    descriptor.check(value, defaults)
+}
+
+/// Checks the configs of a topic to be created, and gives them as overrides.
+///
+/// # Errors
+/// An unknown name, a name given twice, a null, or a value that is not allowed on this node.
+pub fn overrides_of(
+    configs: &[(String, Option<String>)],
+    defaults: &NodeDefaults,
+) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut overrides = BTreeMap::new();
+    for (name, value) in configs {
+        if descriptor(name).is_none() {
+            return Err(ConfigError::UnknownName(name.clone()));
+        }
+        let value = value.as_ref().ok_or_else(|| ConfigError::NullValue(name.clone()))?;
+        if overrides.insert(name.clone(), value.clone()).is_some() {
+            return Err(ConfigError::Repeated(name.clone()));
+        }
+    }
+    TopicConfig::from_overrides(&overrides, defaults)?;
+    Ok(overrides)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+    fn set(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_table_is_sorted_and_its_defaults_pass_its_own_checks() {
+        assert!(DESCRIPTORS.windows(2).all(|pair| pair[0].name < pair[1].name));
+        let defaults = NodeDefaults::default();
+        for descriptor in DESCRIPTORS {
+            let value = descriptor.default_value(&defaults);
+            descriptor.check(&value, &defaults).unwrap();
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_kafka_4() {
+        let config = TopicConfig::from_overrides(&BTreeMap::new(), &NodeDefaults::default()).unwrap();
+        assert_eq!(config.cleanup, Cleanup { compact: false, delete: true });
+        assert_eq!(config.max_message_bytes, 1_048_588);
+        assert_eq!(config.segment_bytes, 1_073_741_824);
+        assert_eq!(config.segment_ms, 7 * DAY_MS);
+        assert_eq!(config.retention_ms, 7 * DAY_MS);
+        assert_eq!(config.retention_bytes, NO_LIMIT);
+        assert_eq!(config.delete_retention_ms, DAY_MS);
+        assert_eq!(config.message_timestamp_after_max_ms, 3_600_000);
+        assert_eq!(config.message_timestamp_before_max_ms, i64::MAX);
+        assert_eq!(config.message_timestamp_type, TimestampType::CreateTime);
+        assert_eq!(config.min_insync_replicas, 1);
+        assert_eq!(config.compression_type, "producer");
+        assert_eq!(config.durability, Durability::Fsync);
+    }
+
+    #[test]
+    fn refusals_name_the_config_and_say_what_kafka_says() {
+        let defaults = NodeDefaults::with_ceiling(2_000_000);
+        let refused = |name: &str, value: &str| validate(name, value, &defaults).unwrap_err().to_string();
+        assert_eq!(refused("no.such", "1"), "Unknown topic config name: no.such");
+        assert_eq!(
+            refused("retention.ms", "soon"),
+            "Invalid value soon for configuration retention.ms: Not a number of type LONG"
+        );
+        assert_eq!(
+            refused("retention.ms", "-2"),
+            "Invalid value -2 for configuration retention.ms: Value must be at least -1"
+        );
+        assert_eq!(
+            refused("cleanup.policy", "compact,shred"),
+            "Invalid value compact,shred for configuration cleanup.policy: String must be one of: \
+             compact, delete"
+        );
+        assert_eq!(
+            refused("preallocate", "yes"),
+            "Invalid value yes for configuration preallocate: Expected value to be either true or \
+             false"
+        );
+        assert_eq!(
+            refused("max.message.bytes", "2000001"),
+            "Invalid value 2000001 for configuration max.message.bytes: Value must be no more than \
+             2000000"
+        );
+        assert!(refused("min.cleanable.dirty.ratio", "NaN").contains("no more than"));
+        assert!(refused("compression.gzip.level", "0").contains("between 1 and 9"));
+    }
+
+    #[test]
+    fn a_null_value_and_a_repeated_name_are_refused() {
+        let defaults = NodeDefaults::default();
+        let null = [("retention.ms".to_owned(), None)];
+        assert_eq!(overrides_of(&null, &defaults), Err(ConfigError::NullValue("retention.ms".to_owned())));
+        let one = ("retention.ms".to_owned(), Some("1".to_owned()));
+        assert_eq!(
+            overrides_of(&[one.clone(), one], &defaults),
+            Err(ConfigError::Repeated("retention.ms".to_owned()))
+        );
+    }
+
+    #[test]
+    fn compaction_lags_must_not_cross() {
+        let overrides = set(&[("min.compaction.lag.ms", "10"), ("max.compaction.lag.ms", "5")]);
+        assert_eq!(
+            TopicConfig::from_overrides(&overrides, &NodeDefaults::default()),
+            Err(ConfigError::CompactionLags { min: 10, max: 5 })
+        );
+    }
+
+    #[test]
+    fn an_existing_topic_keeps_working_when_the_ceiling_falls_or_a_name_is_gone() {
+        let overrides =
+            set(&[("max.message.bytes", "5000000"), ("from.the.future", "x"), ("retention.ms", "60000")]);
+        let config = TopicConfig::effective(&overrides, &NodeDefaults::with_ceiling(1_000_000));
+        assert_eq!(config.max_message_bytes, 1_000_000);
+        assert_eq!(config.retention_ms, 60_000);
+    }
+
+    #[test]
+    fn describe_tells_whose_value_it_is() {
+        let defaults = NodeDefaults { segment_bytes: 1 << 20, ..NodeDefaults::default() };
+        let described = TopicConfig::describe(&set(&[("retention.ms", "5")]), &defaults);
+        assert_eq!(described.len(), DESCRIPTORS.len());
+        let of = |name: &str| described.iter().find(|one| one.descriptor.name == name).unwrap();
+        assert_eq!(
+            (of("retention.ms").source, of("retention.ms").value.as_str()),
+            (ConfigSource::Topic, "5")
+        );
+        assert_eq!(of("segment.bytes").source, ConfigSource::Node);
+        assert_eq!(of("segment.ms").source, ConfigSource::Default);
+        assert_eq!(of("segment.bytes").descriptor.config_type().code(), 3);
+    }
+}

@@ -1,0 +1,363 @@
+//! Clients that do a bit of everything until the node dies under them.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use corelog_engine::api::{
+    Acks, NewTopic, PartitionError, ProducePart, TopicError, TopicRef,
+};
+use corelog_engine::engine::Engine;
+use corelog_engine::types::{Durability, Offset, PartitionId, TopicId, TopicPartition};
+use corelog_protocol::ErrorCode;
+use corelog_protocol::batch::{BatchBuilder, Codec};
+use corelog_runtime::{rand, time};
+
+use crate::model::{
+    self, Model, PartitionModel, ProducerModel, SentBatch, Topic, Violation, filler_of,
+};
+
+pub type SharedModel = Rc<RefCell<Model>>;
+
+/// One random operation of a client.
+pub async fn step(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
+    match rand::below(100) {
+        0..=3 => create_topic(engine, model).await,
+        4 => delete_topic(engine, model).await,
+        5..=7 => truncate(engine, model).await,
+        8..=10 => trim(engine, model).await,
+        11..=25 => read_some(engine, model).await,
+        26..=50 => produce_idempotent(engine, model).await,
+        51..=90 => produce_plain(engine, model).await,
+        _ => {
+            time::sleep(Duration::from_micros(rand::below(2_000))).await;
+            Ok(())
+        }
+    }
+}
+
+async fn create_topic(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
+    if model.borrow().topics.len() >= 6 {
+        return Ok(());
+    }
+    let number = model.borrow().next_name.get();
+    model.borrow().next_name.set(number + 1);
+    let name = format!("topic-{number}");
+    let durability = if rand::below(4) == 0 { Durability::Write } else { Durability::Fsync };
+    let mode = match durability {
+        Durability::Fsync => "fsync",
+        Durability::Write => "write",
+    };
+    let partitions = 1 + i32::try_from(rand::below(4)).expect("below four");
+    let new = NewTopic {
+        name: name.clone(),
+        partitions,
+        replication_factor: 1,
+        assignments: Vec::new(),
+        configs: vec![
+            ("corelog.durability".to_owned(), Some(mode.to_owned())),
+            ("segment.bytes".to_owned(), Some((1024 * 1024).to_string())),
+        ],
+    };
+    let created = engine.create_topics(vec![new], false).await.pop().ok_or("no answer")?;
+    let meta = match created {
+        Ok(meta) => meta,
+        Err(TopicError::Unavailable(_)) => return Ok(()),
+        Err(error) => return Err(format!("{name} was not created: {error}")),
+    };
+    let partitions = (0..partitions).map(|partition| {
+        let target = TopicPartition::new(meta.id, PartitionId(partition));
+        Rc::new(RefCell::new(PartitionModel::new(target, durability)))
+    });
+    let topic = Topic { name: name.clone(), partitions: partitions.collect(), maybe_deleted: false };
+    let mut model = model.borrow_mut();
+    model.names.insert(name);
+    if model.topics.insert(meta.id, topic).is_some() || model.deleted.contains(&meta.id) {
+        return Err(format!("topic id {} was given twice", meta.id));
+    }
+    Ok(())
+}
+
+async fn delete_topic(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
+    let picked = {
+        let mut model = model.borrow_mut();
+        let count = model.topics.len();
+        if count < 3 {
+            return Ok(());
+        }
+        let index = pick(count);
+        let (id, topic) = model.topics.iter_mut().nth(index).expect("below the count");
+        if topic.maybe_deleted {
+            return Ok(());
+        }
+        topic.maybe_deleted = true;
+        (*id, topic.name.clone())
+    };
+    let (id, name) = picked;
+    let by = if rand::below(2) == 0 { TopicRef::Id(id) } else { TopicRef::Name(name.clone()) };
+    match engine.delete_topics(vec![by]).await.pop().ok_or("no answer")? {
+        Ok(_) => {
+            let mut model = model.borrow_mut();
+            model.topics.remove(&id);
+            model.names.remove(&name);
+            model.deleted.insert(id);
+            Ok(())
+        }
+        Err(TopicError::Unavailable(_)) => Ok(()),
+        Err(error) => Err(format!("{name} was not deleted: {error}")),
+    }
+}
+
+fn pick(count: usize) -> usize {
+    usize::try_from(rand::below(count as u64)).expect("below a usize")
+}
+
+/// A random partition of a topic that nobody is deleting.
+fn pick_partition(model: &SharedModel) -> Option<Rc<RefCell<PartitionModel>>> {
+    let model = model.borrow();
+    let all: Vec<_> =
+        model.topics.values().filter(|topic| !topic.maybe_deleted).flat_map(|topic| &topic.partitions).collect();
+    // The first partitions are hot, so that some tails grow large and others stay small.
+    let index = if rand::below(2) == 0 { pick(all.len().max(1)) } else { pick(all.len().clamp(1, 2)) };
+    all.get(index).map(|cell| Rc::clone(cell))
+}
+
+/// Errors that a client sees when its topic is deleted or the node goes down.
+fn is_expected(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::UnknownTopicOrPartition
+            | ErrorCode::NotLeaderOrFollower
+            | ErrorCode::RequestTimedOut
+            | ErrorCode::KafkaStorageError
+    )
+}
+
+fn build(model: &SharedModel, producer: Option<(i64, i32)>) -> SentBatch {
+    let codecs = [Codec::None, Codec::None, Codec::Lz4, Codec::Gzip];
+    let mut builder = BatchBuilder::new().codec(codecs[pick(codecs.len())]);
+    if let Some((id, sequence)) = producer {
+        builder = builder.producer(id, 0, sequence);
+    }
+    let large = rand::below(10) == 0;
+    let mut records = Vec::new();
+    for _ in 0..=rand::below(4) {
+        let number = model.borrow().next_record.get();
+        model.borrow().next_record.set(number + 1);
+        let size = if large { rand::below(20_000) } else { rand::below(400) };
+        let mut value = number.to_le_bytes().to_vec();
+        value.resize(8 + usize::try_from(size).expect("small"), filler_of(number));
+        builder = builder.record(time::unix_time_ms(), Some(b"key"), Some(&value));
+        records.push(number);
+    }
+    SentBatch { bytes: builder.build().expect("a small batch can be built"), records }
+}
+
+async fn send(engine: &Engine, target: TopicPartition, bytes: BytesMut) -> Result<i64, ErrorCode> {
+    let acks = if rand::below(2) == 0 { Acks::All } else { Acks::Leader };
+    let outcome = engine.produce(acks, vec![ProducePart { target, batch: bytes }]).await.pop();
+    match outcome.expect("one part, one outcome") {
+        Ok(produced) => Ok(produced.base_offset.0),
+        Err(error) => Err(error.code),
+    }
+}
+
+async fn produce_plain(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
+    let Some(cell) = pick_partition(model) else { return Ok(()) };
+    let gate = Rc::clone(&cell.borrow().gate);
+    let _shared = gate.read().await;
+    let sent = build(model, None);
+    let target = cell.borrow().target;
+    cell.borrow_mut().limbo.extend(&sent.records);
+    match send(engine, target, sent.bytes).await {
+        Ok(base) => {
+            model.borrow().acknowledged.set(model.borrow().acknowledged.get() + 1);
+            cell.borrow_mut().acknowledge(base, &sent.records)
+        }
+        Err(code) if is_expected(code) => Ok(()),
+        Err(code) => Err(format!("{target}: produce failed with {code:?}")),
+    }
+}
+
+async fn produce_idempotent(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
+    let Some(cell) = pick_partition(model) else { return Ok(()) };
+    let gate = Rc::clone(&cell.borrow().gate);
+    let _shared = gate.read().await;
+    let Some(producer) = idle_producer(engine, model, &cell).await? else { return Ok(()) };
+    let repeat = rand::below(4) == 0;
+    let (sent, is_repeat) = {
+        let mut producer = producer.borrow_mut();
+        producer.busy = true;
+        match (producer.in_flight.clone(), producer.last.clone()) {
+            (Some(unanswered), _) => (unanswered, false),
+            (None, Some((last, _))) if repeat => (last, true),
+            (None, _) => (build(model, Some((producer.id, producer.next_sequence))), false),
+        }
+    };
+    if !is_repeat {
+        producer.borrow_mut().in_flight = Some(sent.clone());
+        cell.borrow_mut().limbo.extend(&sent.records);
+    }
+    let target = cell.borrow().target;
+    let result = send(engine, target, sent.bytes.clone()).await;
+    let mut producer = producer.borrow_mut();
+    producer.busy = false;
+    match result {
+        Ok(base) if is_repeat => {
+            let original = producer.last.as_ref().map(|(_, offset)| *offset);
+            if original == Some(base) {
+                return Ok(());
+            }
+            Err(format!("{target}: a repeat got offset {base}, the original {original:?}"))
+        }
+        Ok(base) => {
+            producer.in_flight = None;
+            producer.next_sequence += i32::try_from(sent.records.len()).expect("few records");
+            cell.borrow_mut().acknowledge(base, &sent.records)?;
+            producer.last = Some((sent, base));
+            Ok(())
+        }
+        Err(code) if is_expected(code) => Ok(()),
+        Err(code) => Err(format!("{target}: idempotent produce of producer {} failed with {code:?}", producer.id)),
+    }
+}
+
+/// A producer of this partition that has nothing in flight in this life of the node.
+async fn idle_producer(
+    engine: &Engine,
+    model: &SharedModel,
+    cell: &Rc<RefCell<PartitionModel>>,
+) -> Result<Option<Rc<RefCell<ProducerModel>>>, Violation> {
+    let idle = cell.borrow().producers.iter().find(|producer| !producer.borrow().busy).map(Rc::clone);
+    if idle.is_some() || cell.borrow().producers.len() >= 3 {
+        return Ok(idle);
+    }
+    let Ok(id) = engine.new_producer_id().await else { return Ok(None) };
+    if !model.borrow_mut().producer_ids.insert(id) {
+        return Err(format!("producer id {id} was given twice"));
+    }
+    let producer =
+        Rc::new(RefCell::new(ProducerModel { id, next_sequence: 0, busy: false, in_flight: None, last: None }));
+    cell.borrow_mut().producers.push(Rc::clone(&producer));
+    Ok(Some(producer))
+}
+
+async fn truncate(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
+    let Some(cell) = pick_partition(model) else { return Ok(()) };
+    let gate = Rc::clone(&cell.borrow().gate);
+    let _alone = gate.write().await;
+    let target = cell.borrow().target;
+    // Only whole batches can be taken back, so a boundary is looked for first.
+    let (start, promised) = {
+        let cell = cell.borrow();
+        (cell.log_start, cell.records.last_key_value().map_or(cell.log_start, |(offset, _)| offset + 1))
+    };
+    if promised <= start {
+        return Ok(());
+    }
+    let back = i64::try_from(rand::below(12)).expect("small");
+    let near = (promised - 1 - back).max(start);
+    let Ok(fetched) = model::fetch(engine, target, near, 1).await else { return Ok(()) };
+    let Some(first) = model::numbers(&fetched.batches, 0)?.first().copied() else { return Ok(()) };
+    let end = first.0;
+    if end < cell.borrow().log_start {
+        return Ok(());
+    }
+    cell.borrow_mut().maybe_cut = Some(end);
+    match engine.truncate(target, Offset(end)).await {
+        Ok(_) => {
+            let mut cell = cell.borrow_mut();
+            cell.maybe_cut = None;
+            cell.forget_from(end);
+            Ok(())
+        }
+        Err(PartitionError::UnknownPartition | PartitionError::Stopping | PartitionError::Offline(_)) => Ok(()),
+        Err(error) => Err(format!("{target}: truncation to {end} failed: {error}")),
+    }
+}
+
+async fn trim(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
+    let Some(cell) = pick_partition(model) else { return Ok(()) };
+    let gate = Rc::clone(&cell.borrow().gate);
+    let _alone = gate.write().await;
+    let target = cell.borrow().target;
+    let (start, end) = {
+        let cell = cell.borrow();
+        (cell.log_start, cell.records.last_key_value().map_or(cell.log_start, |(offset, _)| offset + 1))
+    };
+    if end <= start {
+        return Ok(());
+    }
+    let to = start + i64::try_from(rand::below((end - start).unsigned_abs() + 1)).expect("small");
+    cell.borrow_mut().maybe_trim = Some(to);
+    match engine.trim(target, Offset(to)).await {
+        Ok(log_start) if log_start.0 == to => {
+            let mut cell = cell.borrow_mut();
+            cell.maybe_trim = None;
+            cell.log_start = to;
+            let kept = cell.records.split_off(&to);
+            cell.records = kept;
+            Ok(())
+        }
+        Ok(log_start) => Err(format!("{target}: trimmed to {to}, the log starts at {log_start}")),
+        Err(PartitionError::UnknownPartition | PartitionError::Stopping | PartitionError::Offline(_)) => {
+            Ok(())
+        }
+        Err(error) => Err(format!("{target}: trim to {to} failed: {error}")),
+    }
+}
+
+async fn read_some(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
+    let Some(cell) = pick_partition(model) else { return Ok(()) };
+    let gate = Rc::clone(&cell.borrow().gate);
+    let _shared = gate.read().await;
+    let (target, start, end, durability) = {
+        let cell = cell.borrow();
+        let end = cell.records.last_key_value().map_or(cell.log_start, |(offset, _)| offset + 1);
+        (cell.target, cell.log_start, end, cell.durability)
+    };
+    let from = start + i64::try_from(rand::below((end - start).unsigned_abs() + 1)).expect("small");
+    let fetched = match model::fetch(engine, target, from, 8 * 1024).await {
+        Ok(fetched) => fetched,
+        Err(PartitionError::UnknownPartition | PartitionError::Stopping | PartitionError::Offline(_)) => {
+            return Ok(());
+        }
+        Err(error) => return Err(format!("{target}: fetch at {from} in [{start}, {end}) failed: {error}")),
+    };
+    let found = model::numbers(&fetched.batches, from)?;
+    if from < end && found.first().is_none_or(|(offset, _)| *offset != from) {
+        return Err(format!("{target}: fetch at {from} in [{start}, {end}) gave {:?}", found.first()));
+    }
+    let mut cell = cell.borrow_mut();
+    if durability == Durability::Fsync {
+        return cell.seen(&found);
+    }
+    // A power failure may take back what was read before its sync, so nothing is promised by it.
+    let wrong = found.iter().find(|(offset, record)| cell.records.get(offset).is_some_and(|p| p != record));
+    wrong.map_or(Ok(()), |(offset, record)| Err(format!("{target}: offset {offset} holds {record}")))
+}
+
+/// Topics that may or may not exist after a restart, resolved by looking.
+pub fn resolve_topics(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
+    let image = engine.image();
+    let mut model = model.borrow_mut();
+    let ids: Vec<TopicId> = model.topics.keys().copied().collect();
+    for id in ids {
+        let topic = model.topics.get_mut(&id).expect("just listed");
+        match (image.topics.contains_key(&id), topic.maybe_deleted) {
+            (true, _) => topic.maybe_deleted = false,
+            (false, true) => {
+                let name = topic.name.clone();
+                model.topics.remove(&id);
+                model.names.remove(&name);
+                model.deleted.insert(id);
+            }
+            (false, false) => return Err(format!("{} is gone", topic.name)),
+        }
+    }
+    match model.deleted.iter().find(|id| image.topics.contains_key(id)) {
+        Some(id) => Err(format!("deleted topic {id} is back")),
+        None => Ok(()),
+    }
+}
