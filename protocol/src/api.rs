@@ -7,6 +7,7 @@
 //! message reach them.
 
 mod frame;
+mod refused;
 mod schema;
 mod schemas;
 
@@ -18,6 +19,7 @@ pub use frame::{
 pub(crate) use frame::{
     begin_request, begin_response, finish_frame, put_frame_length, read_response_header,
 };
+pub use refused::decode_refused;
 use schema::Schema;
 pub use schema::SchemaError;
 

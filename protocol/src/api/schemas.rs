@@ -5,23 +5,23 @@
 
 use super::schema::{Field, Kind, Schema};
 
-const fn bool(name: &'static str) -> Field {
+pub(super) const fn bool(name: &'static str) -> Field {
     Field::new(name, Kind::Fixed(1))
 }
 
-const fn int8(name: &'static str) -> Field {
+pub(super) const fn int8(name: &'static str) -> Field {
     Field::new(name, Kind::Fixed(1))
 }
 
-const fn int16(name: &'static str) -> Field {
+pub(super) const fn int16(name: &'static str) -> Field {
     Field::new(name, Kind::Fixed(2))
 }
 
-const fn int32(name: &'static str) -> Field {
+pub(super) const fn int32(name: &'static str) -> Field {
     Field::new(name, Kind::Fixed(4))
 }
 
-const fn int64(name: &'static str) -> Field {
+pub(super) const fn int64(name: &'static str) -> Field {
     Field::new(name, Kind::Fixed(8))
 }
 
@@ -29,19 +29,19 @@ const fn uuid(name: &'static str) -> Field {
     Field::new(name, Kind::Fixed(16))
 }
 
-const fn string(name: &'static str) -> Field {
+pub(super) const fn string(name: &'static str) -> Field {
     Field::new(name, Kind::String)
 }
 
-const fn int32s(name: &'static str) -> Field {
+pub(super) const fn int32s(name: &'static str) -> Field {
     Field::new(name, Kind::ArrayOfFixed(4))
 }
 
-const fn strings(name: &'static str) -> Field {
+pub(super) const fn strings(name: &'static str) -> Field {
     Field::new(name, Kind::ArrayOfStrings)
 }
 
-const fn structs(name: &'static str, fields: &'static [Field]) -> Field {
+pub(super) const fn structs(name: &'static str, fields: &'static [Field]) -> Field {
     Field::new(name, Kind::ArrayOfStructs(fields))
 }
 
@@ -49,7 +49,7 @@ const fn structure(name: &'static str, fields: &'static [Field]) -> Field {
     Field::new(name, Kind::Struct(fields))
 }
 
-const fn message(versions: (i16, i16), flexible_from: i16, fields: &'static [Field]) -> Schema {
+pub(super) const fn message(versions: (i16, i16), flexible_from: i16, fields: &'static [Field]) -> Schema {
     Schema {
         flexible_from,
         versions,

@@ -134,7 +134,7 @@ fn each_version(schema: &Schema, check: impl Fn(i16, BytesMut, u64) -> Result<()
 
 /// A random message passes the walk, the generated decoder takes all of it, and what the
 /// generated encoder makes of it passes again.
-fn agrees_with_the_generated_codec<T>(schema: &'static Schema, theirs: VersionRange)
+pub(super) fn agrees_with_the_generated_codec<T>(schema: &'static Schema, theirs: VersionRange)
 where
     T: Decodable + Encodable + PartialEq + std::fmt::Debug,
 {
@@ -155,7 +155,7 @@ where
 
 /// Every prefix is refused, and whatever the walk lets through after a mutation, the
 /// generated decoder takes in whole without a panic.
-fn survives_mutation<T: Decodable>(schema: &'static Schema) {
+pub(super) fn survives_mutation<T: Decodable>(schema: &'static Schema) {
     each_version(schema, |version, bytes, seed| {
         let mut dice = Dice(seed | 1);
         let cut = usize::try_from(dice.below(bytes.len() as u64 + 1)).unwrap();

@@ -1,0 +1,343 @@
+//! The network side of a node: one [`Server`] per shard.
+//!
+//! Every shard listens on every port (`SO_REUSEPORT`). A connection goes to the shard with the
+//! fewest, since the kernel's hash leaves cores empty when clients are few; there it stays. Nothing
+//! here waits for a client.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use corelog_engine::engine::Engine;
+use corelog_runtime::net::{Accepted, TcpListener};
+use corelog_runtime::task::{self, Class};
+use corelog_runtime::time;
+use futures_util::future::{Either, select};
+use tokio::sync::watch;
+
+use crate::connection;
+use crate::http;
+use crate::metrics::ShardCounters;
+use crate::options::NetOptions;
+use crate::service::Service;
+
+/// After an error of `accept`, such as no free file descriptor.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// A connection that is idle for too long is noticed within this part of the idle time-out.
+const IDLE_SWEEPS: u32 = 10;
+/// How long connections that were cut off at the stop may take to notice.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a shard does not listen.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ServerError {
+    /// Somebody else listens there, or the address is not this machine's.
+    #[error("cannot listen on {address} ({purpose}): {reason}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// What for.
+        purpose: String,
+        /// What the operating system says, and what to do about it.
+        reason: String,
+    },
+    /// There has to be a listener for clients.
+    #[error("no listener is configured")]
+    NoListener,
+    /// Shard 0 does not listen, so that this one does not either.
+    #[error("shard 0 could not listen")]
+    OtherShard,
+}
+
+/// Where a node listens, with the ports that the system chose for 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// One per configured listener, in order.
+    pub listeners: Vec<SocketAddr>,
+    /// The HTTP endpoint.
+    pub http: Option<SocketAddr>,
+}
+
+/// What the network sides of one node's shards share. Made once, before the shards.
+pub struct NodeNet {
+    counters: Vec<ShardCounters>,
+    /// Open connections by shard, those on their way to it included.
+    open: Vec<AtomicUsize>,
+    /// Published by shard 0.
+    addresses: watch::Sender<Option<Result<Addresses, ServerError>>>,
+}
+
+impl NodeNet {
+    /// For a node of that many shards.
+    pub fn new(shards: usize) -> Arc<Self> {
+        Arc::new(Self {
+            counters: std::iter::repeat_with(ShardCounters::default).take(shards).collect(),
+            open: std::iter::repeat_with(AtomicUsize::default).take(shards).collect(),
+            addresses: watch::Sender::new(None),
+        })
+    }
+
+    pub(crate) fn counters(&self, shard: usize) -> &ShardCounters {
+        &self.counters[shard]
+    }
+
+    pub(crate) fn all_counters(&self) -> &[ShardCounters] {
+        &self.counters
+    }
+
+    /// Open connections by shard.
+    pub fn connections(&self) -> Vec<usize> {
+        self.open.iter().map(|open| open.load(Relaxed)).collect()
+    }
+
+    /// Finds a place for a connection that `shard` accepted; `None` when there are too many.
+    fn place(&self, shard: usize, max_connections: usize) -> Option<usize> {
+        let open = self.connections();
+        if open.iter().sum::<usize>() >= max_connections {
+            return None;
+        }
+        let to = fewest(&open, shard);
+        self.open[to].fetch_add(1, Relaxed);
+        Some(to)
+    }
+
+    fn left(&self, shard: usize) {
+        self.open[shard].fetch_sub(1, Relaxed);
+    }
+}
+
+/// The shard with the fewest connections; `own` if it is one of them.
+fn fewest(open: &[usize], own: usize) -> usize {
+    let least = open.iter().copied().min().unwrap_or(0);
+    match open.get(own) {
+        Some(count) if *count == least => own,
+        _ => open.iter().position(|count| *count == least).unwrap_or(own),
+    }
+}
+
+/// One shard's sockets, which listen but from which nothing is accepted yet.
+pub struct Bound {
+    listeners: Vec<TcpListener>,
+    /// Shard 0 only.
+    http: Option<TcpListener>,
+    addresses: Addresses,
+}
+
+impl Bound {
+    /// Listens on every configured address. Called on every shard; the others wait for shard 0,
+    /// which finds out whether the ports are free, and chooses one for 0.
+    ///
+    /// # Errors
+    /// See [`ServerError`].
+    pub async fn bind(node: &NodeNet, shard: usize, options: &NetOptions) -> Result<Self, ServerError> {
+        if shard == 0 {
+            let bound = Self::bind_first(options);
+            let addresses = bound.as_ref().map(|bound| bound.addresses.clone());
+            node.addresses.send_replace(Some(addresses.map_err(Clone::clone)));
+            return bound;
+        }
+        let mut published = node.addresses.subscribe();
+        let addresses = match published.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(Ok(addresses))) => addresses.clone(),
+            Ok(Some(Err(_)) | None) | Err(_) => return Err(ServerError::OtherShard),
+        };
+        let listen = |(address, name): (&SocketAddr, &str)| listen(*address, true, name);
+        let names = options.listeners.iter().map(|listener| listener.name.as_str());
+        let listeners = addresses.listeners.iter().zip(names).map(listen).collect::<Result<_, _>>()?;
+        Ok(Self { listeners, http: None, addresses })
+    }
+
+    fn bind_first(options: &NetOptions) -> Result<Self, ServerError> {
+        if options.listeners.is_empty() {
+            return Err(ServerError::NoListener);
+        }
+        let mut listeners = Vec::new();
+        for listener in &options.listeners {
+            // A port that may be shared is shared with another node of the same user, too. The
+            // first socket refuses that; it is closed again before anybody can have connected
+            // to a node that does not exist yet.
+            let alone = listen(listener.bind, false, &listener.name)?;
+            let address = alone.local_addr();
+            drop(alone);
+            listeners.push(listen(address, true, &listener.name)?);
+        }
+        let http = options.http.map(|address| listen(address, false, "http")).transpose()?;
+        let addresses = Addresses {
+            listeners: listeners.iter().map(TcpListener::local_addr).collect(),
+            http: http.as_ref().map(TcpListener::local_addr),
+        };
+        Ok(Self { listeners, http, addresses })
+    }
+
+    /// Where this node listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+}
+
+fn listen(address: SocketAddr, reuse_port: bool, purpose: &str) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address, reuse_port).map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => "; another process listens there: stop it, or choose another port",
+            io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+            io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
+            _ => "",
+        };
+        ServerError::Bind { address, purpose: purpose.to_owned(), reason: format!("{error}{advice}") }
+    })
+}
+
+/// One shard's running network side.
+pub struct Server {
+    service: Rc<Service>,
+}
+
+impl Server {
+    /// Begins to accept connections. The engine has to be in service on this shard.
+    pub fn start(engine: Engine, options: NetOptions, node: Arc<NodeNet>, bound: Bound) -> Self {
+        let service = Rc::new(Service::new(engine, options, node));
+        let taken = Rc::clone(&service);
+        service.engine.on_connection(Rc::new(move |accepted, listener| take(&taken, accepted, listener)));
+        for (index, listener) in bound.listeners.into_iter().enumerate() {
+            task::spawn_in(Class::Serve, accept_all(Rc::clone(&service), listener, index));
+        }
+        if let Some(listener) = bound.http {
+            task::spawn_in(Class::Serve, http::serve(Rc::clone(&service), listener));
+        }
+        Self { service }
+    }
+
+    /// Stops accepting, answers what is in flight, and closes all connections. Returns when none
+    /// of this shard's is left.
+    pub async fn stop(self) {
+        let service = &self.service;
+        service.stopping.switch_on();
+        for connection in service.connections.borrow().values() {
+            connection.drain();
+        }
+        if time::timeout(service.options.stop_timeout, all_ended(service)).await.is_ok() {
+            return;
+        }
+        tracing::warn!(
+            connections = service.connections.borrow().len(),
+            "connections that did not take their answers in time are cut off"
+        );
+        for connection in service.connections.borrow().values() {
+            connection.abort();
+        }
+        if time::timeout(ABORT_TIMEOUT, all_ended(service)).await.is_err() {
+            tracing::warn!("requests in flight are abandoned");
+        }
+    }
+}
+
+async fn all_ended(service: &Service) {
+    loop {
+        let ended = service.connection_ended.notified();
+        if service.connections.borrow().is_empty() {
+            return;
+        }
+        ended.await;
+    }
+}
+
+/// Accepts connections on one listener until the node stops.
+async fn accept_all(service: Rc<Service>, listener: TcpListener, index: usize) {
+    while let Some(accepted) = accept(&service, &listener).await {
+        let shard = service.engine.shard();
+        match service.node.place(shard, service.options.max_connections) {
+            Some(to) if to == shard => take(&service, accepted, index),
+            Some(to) => service.engine.hand_over(to, accepted, index),
+            None => {
+                service.counters().connection_refused();
+                tracing::debug!(peer = %accepted.peer_addr(), "connection refused: there are too many");
+            }
+        }
+    }
+}
+
+/// The next connection; `None` when the node stops. Errors are not the listener's end: most of
+/// them are the connection's, and a lack of file descriptors passes.
+pub(crate) async fn accept(service: &Service, listener: &TcpListener) -> Option<Accepted> {
+    loop {
+        let accepted = {
+            let accepting = std::pin::pin!(listener.accept());
+            match select(accepting, std::pin::pin!(service.stopping.wait())).await {
+                Either::Left((accepted, _)) => accepted,
+                Either::Right(((), _)) => return None,
+            }
+        };
+        match accepted {
+            Ok(accepted) => return Some(accepted),
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection failed");
+                time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Serves a connection that was placed on this shard.
+fn take(service: &Rc<Service>, accepted: Accepted, listener: usize) {
+    let shard = service.engine.shard();
+    if service.stopping.is_on() {
+        service.node.left(shard);
+        return;
+    }
+    service.counters().connected();
+    let service = Rc::clone(service);
+    task::spawn_in(Class::Serve, async move {
+        if !service.is_sweeping.replace(true) {
+            task::spawn_in(Class::Serve, sweep_idle(Rc::clone(&service)));
+        }
+        connection::run(Rc::clone(&service), accepted.into_stream(), listener).await;
+        service.node.left(shard);
+    });
+}
+
+/// Closes idle connections, as long as there are any connections.
+async fn sweep_idle(service: Rc<Service>) {
+    let idle_timeout = service.options.idle_timeout;
+    loop {
+        let pause = std::pin::pin!(time::sleep(idle_timeout / IDLE_SWEEPS));
+        select(pause, std::pin::pin!(service.stopping.wait())).await;
+        let connections = service.connections.borrow();
+        if connections.is_empty() || service.stopping.is_on() {
+            service.is_sweeping.set(false);
+            return;
+        }
+        for connection in connections.values().filter(|connection| connection.is_idle_for(idle_timeout)) {
+            tracing::debug!(peer = %connection.client.peer, "idle connection closed");
+            connection.drain();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_go_to_the_shard_with_the_fewest() {
+        assert_eq!(fewest(&[2, 1, 3], 0), 1);
+        assert_eq!(fewest(&[1, 1, 1], 2), 2);
+        let node = NodeNet::new(3);
+        let placed: Vec<_> = (0..6).map(|_| node.place(0, 100).unwrap()).collect();
+        assert_eq!(placed, [0, 1, 2, 0, 1, 2]);
+        node.left(1);
+        assert_eq!(node.place(0, 100), Some(1));
+    }
+
+    #[test]
+    fn there_are_no_more_connections_than_allowed() {
+        let node = NodeNet::new(2);
+        assert!(node.place(0, 2).is_some());
+        assert!(node.place(1, 2).is_some());
+        assert_eq!(node.place(0, 2), None);
+        node.left(0);
+        assert_eq!(node.place(1, 2), Some(0));
+    }
+}

@@ -1,0 +1,67 @@
+//! What the connections of one shard share: the engine, the options, budgets, sessions, counters.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use corelog_engine::engine::Engine;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::budget::ResponseBudget;
+use crate::connection::Conversation;
+use crate::metrics::ShardCounters;
+use crate::options::NetOptions;
+use crate::server::NodeNet;
+use crate::sessions::{EVICT_AFTER, Sessions};
+use crate::signal::Signal;
+
+/// One shard's network side.
+pub(crate) struct Service {
+    pub(crate) engine: Engine,
+    pub(crate) options: NetOptions,
+    pub(crate) node: Arc<NodeNet>,
+    pub(crate) sessions: RefCell<Sessions>,
+    /// One permit per byte of request frames.
+    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) responses: ResponseBudget,
+    /// On when the node is asked to stop.
+    pub(crate) stopping: Signal,
+    /// Open connections, by a number of this shard's own.
+    pub(crate) connections: RefCell<BTreeMap<u64, Rc<Conversation>>>,
+    /// Told when a connection ends.
+    pub(crate) connection_ended: Notify,
+    /// Whether a task looks for idle connections.
+    pub(crate) is_sweeping: Cell<bool>,
+    next_connection: Cell<u64>,
+}
+
+impl Service {
+    pub(crate) fn new(engine: Engine, options: NetOptions, node: Arc<NodeNet>) -> Self {
+        Self {
+            sessions: RefCell::new(Sessions::new(options.fetch_session_slots, EVICT_AFTER)),
+            requests: Arc::new(Semaphore::new(options.request_memory_bytes)),
+            responses: ResponseBudget::new(options.response_memory_bytes),
+            stopping: Signal::default(),
+            connections: RefCell::default(),
+            connection_ended: Notify::new(),
+            is_sweeping: Cell::new(false),
+            next_connection: Cell::new(0),
+            engine,
+            options,
+            node,
+        }
+    }
+
+    /// This shard's counters.
+    pub(crate) fn counters(&self) -> &ShardCounters {
+        self.node.counters(self.engine.shard())
+    }
+
+    /// A number for a new connection.
+    pub(crate) fn draw_connection(&self) -> u64 {
+        let number = self.next_connection.get();
+        self.next_connection.set(number + 1);
+        number
+    }
+}
