@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod budget;
+pub mod client;
 mod connection;
 mod dispatch;
 mod frame;

@@ -1,2 +1,82 @@
-//! placeholder
-fn main() {}
+//! The `corelog` binary: a node, and a command line that is itself a Kafka client.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to stdout, everything about them (logs,
+//! progress, errors) to stderr.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod cli;
+mod client_run;
+mod commands;
+mod config;
+mod explain;
+mod node;
+mod out;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use config::{Config, Environment, Overrides};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let format = cli.output;
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) if out::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            explain::print(&error, format);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let format = cli.output;
+    match cli.command {
+        None => serve(cli.log_level, cli::Serve::default(), node::Greeting::FirstSteps),
+        Some(Command::Serve(serve_args)) => {
+            serve(cli.log_level, serve_args, node::Greeting::Addresses)
+        }
+        Some(command) => {
+            node::start_logging(cli.log_level.as_deref().unwrap_or("warn"))?;
+            match command {
+                Command::Serve(_) => unreachable!("handled above"),
+                Command::Topic(topic) => commands::topic::run(topic, format),
+                Command::Produce(produce) => commands::produce::run(produce, format),
+                Command::Consume(consume) => commands::consume::run(consume, format),
+            }
+        }
+    }
+}
+
+fn serve(
+    log_level: Option<String>,
+    arguments: cli::Serve,
+    greeting: node::Greeting,
+) -> anyhow::Result<ExitCode> {
+    let environment = Environment::of_process();
+    let overrides = Overrides {
+        listen: arguments.listen,
+        advertise: arguments.advertise,
+        http: arguments.http,
+        data_dir: arguments.data_dir,
+        node_id: arguments.node_id,
+        cores: arguments.cores,
+        shards: arguments.shards,
+        log_level,
+    };
+    let config = Config::load(arguments.config.as_deref(), &environment, overrides)?;
+    if arguments.print_config {
+        out::print_text(&config.to_commented_toml())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    node::start_logging(&config.log.level)?;
+    for name in environment.unknown() {
+        tracing::warn!(name, "an environment variable begins with CORELOG_ and sets nothing");
+    }
+    node::run(&config, greeting)?;
+    Ok(ExitCode::SUCCESS)
+}
+

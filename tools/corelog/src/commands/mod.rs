@@ -1,0 +1,7 @@
+//! The commands, one file each.
+
+pub(crate) mod consume;
+mod input;
+pub(crate) mod produce;
+pub(crate) mod start;
+pub(crate) mod topic;

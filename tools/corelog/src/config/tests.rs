@@ -1,0 +1,146 @@
+use super::*;
+
+fn load(text: &str, variables: &[(&str, &str)], flags: Overrides) -> Result<Config> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("node.toml");
+    std::fs::write(&path, text).unwrap();
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::load(Some(&path), &Environment::from_variables(variables), flags)
+}
+
+fn refusal(text: &str, variables: &[(&str, &str)]) -> String {
+    format!("{:#}", load(text, variables, Overrides::default()).unwrap_err())
+}
+
+const EXAMPLE: &str = include_str!("../../../../docs/corelog.example.toml");
+
+#[test]
+fn the_example_is_complete_and_equals_the_defaults() {
+    let parsed = Config::from_toml(EXAMPLE).unwrap();
+    assert_eq!(parsed, Config::default());
+    let in_example: Table = EXAMPLE.parse().unwrap();
+    let in_force = environment::table_of(&Config::default());
+    assert_eq!(in_example, in_force, "a key is missing in one of them");
+}
+
+use toml::Table;
+
+#[test]
+fn the_printed_configuration_gives_the_same_again() {
+    assert_eq!(Config::default().to_commented_toml(), EXAMPLE);
+    let mut config = Config::default();
+    config.topics.auto_create = false;
+    config.data_dir = "/with \"quotes\"".into();
+    config.listener.push(Listener {
+        name: "outside".to_owned(),
+        bind: "0.0.0.0:9093".to_owned(),
+        advertise: "example.org:9093".to_owned(),
+    });
+    let printed = config.to_commented_toml();
+    assert_eq!(Config::from_toml(&printed).unwrap(), config, "{printed}");
+    assert!(printed.contains("\n\n# /healthz and /metrics.\n[http]"), "{printed}");
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let file = "node_id = 2\nshards = 2\n[topics]\ndefault_partitions = 2\n";
+    let variables = [("CORELOG_SHARDS", "3"), ("CORELOG_NODE_ID", "3")];
+    let flags = Overrides {
+        node_id: Some(4),
+        listen: Some("127.0.0.1:0".to_owned()),
+        ..Overrides::default()
+    };
+    let config = load(file, &variables, flags).unwrap();
+    assert_eq!((config.node_id, config.shards, config.topics.default_partitions), (4, 3, 2));
+    assert_eq!(config.listener[0].bind, "127.0.0.1:0");
+    assert_eq!(config.journal, Journal::default());
+}
+
+#[test]
+fn every_key_has_a_variable() {
+    let variables = [
+        ("CORELOG_DATA_DIR", "/d"),
+        ("CORELOG_HTTP_BIND", ""),
+        ("CORELOG_TOPICS_AUTO_CREATE", "off"),
+        ("CORELOG_TOPICS_DURABILITY", "write"),
+        ("CORELOG_JOURNAL_FILE_BYTES", "33_554_432"),
+        ("CORELOG_LISTENER_MAIN_BIND", "0.0.0.0:1"),
+        ("CORELOG_LISTENER_MAIN_ADVERTISE", "a:2"),
+        ("CORELOG_LISTENER_INSIDE_BIND", "10.0.0.1:3"),
+    ];
+    let config = load("", &variables, Overrides::default()).unwrap();
+    assert_eq!(config.data_dir, PathBuf::from("/d"));
+    assert_eq!(config.http_addr().unwrap(), None);
+    assert!(!config.topics.auto_create);
+    assert_eq!(config.topics.durability, DefaultDurability::Write);
+    assert_eq!(config.journal.file_bytes, 32 << 20);
+    assert_eq!(config.listener[0].advertised("0.0.0.0:1".parse().unwrap()).unwrap(), ("a".to_owned(), 2));
+    assert_eq!(config.listener[1].bind, "10.0.0.1:3");
+}
+
+#[test]
+fn a_wrong_key_is_refused_with_file_line_and_key() {
+    let message = refusal("node_id = 1\n[topics]\nauto_craete = true\n", &[]);
+    for part in ["node.toml", "line 3", "auto_craete", "auto_create"] {
+        assert!(message.contains(part), "{part} is missing in: {message}");
+    }
+    let message = refusal("[topics]\ndefault_partitions = \"many\"\n", &[]);
+    assert!(message.contains("line 2") && message.contains("expected i32"), "{message}");
+    let message = refusal("", &[("CORELOG_SHARDS", "two")]);
+    assert!(message.contains("CORELOG_SHARDS") && message.contains("two"), "{message}");
+    let message = refusal("", &[("CORELOG_TOPICS_DURABILITY", "never")]);
+    assert!(message.contains("CORELOG_TOPICS_DURABILITY") && message.contains("never"), "{message}");
+}
+
+#[test]
+fn an_unspecified_address_is_never_advertised() {
+    let message = refusal("[[listener]]\nname = \"main\"\nbind = \"0.0.0.0:9092\"\n", &[]);
+    assert!(message.contains("--advertise"), "{message}");
+    let message = refusal("", &[("CORELOG_LISTENER_MAIN_BIND", "[::]:9092")]);
+    assert!(message.contains("--advertise"), "{message}");
+    let message = refusal("", &[("CORELOG_LISTENER_MAIN_ADVERTISE", "0.0.0.0:9092")]);
+    assert!(message.contains("--advertise"), "{message}");
+}
+
+#[test]
+fn an_advertised_port_0_is_the_port_that_was_bound() {
+    let listener = Listener {
+        name: "main".to_owned(),
+        bind: "0.0.0.0:0".to_owned(),
+        advertise: "example.org:0".to_owned(),
+    };
+    let bound = "0.0.0.0:4711".parse().unwrap();
+    assert_eq!(listener.advertised(bound).unwrap(), ("example.org".to_owned(), 4711));
+}
+
+#[test]
+fn impossible_values_are_refused() {
+    for (text, part) in [
+        ("listener = []", "listener"),
+        ("[journal]\nfile_bytes = 1000", "journal.file_bytes"),
+        ("[journal]\nmax_files = 1", "journal.max_files"),
+        ("cores = \"3-1\"", "3-1"),
+        ("cores = \"0,0\"", "twice"),
+        ("node_id = -1", "node_id"),
+        ("[topics]\ndefault_partitions = 0", "default_partitions"),
+        ("[http]\nbind = \"9644\"", "http.bind"),
+        ("[[listener]]\nname = \"a\"\nbind = \"h:1\"", "'a'"),
+    ] {
+        let message = refusal(text, &[]);
+        assert!(message.contains(part), "{part} is missing in: {message}");
+    }
+}
+
+#[test]
+fn variables_that_set_nothing_are_told_apart() {
+    let variables = ["CORELOG_SHARDS", "CORELOG_LOG", "CORELOG_SERVICE_HOST", "CORELOG_LISTENER_X_BIND"];
+    let variables = variables.map(|name| (name.to_owned(), "1".to_owned()));
+    assert_eq!(Environment::from_variables(variables).unknown(), ["CORELOG_SERVICE_HOST"]);
+}
+
+#[test]
+fn cores_are_numbers_and_ranges() {
+    assert_eq!(parse_cores("all").unwrap(), None);
+    assert_eq!(parse_cores("0, 2-4").unwrap(), Some(vec![0, 2, 3, 4]));
+    assert!(parse_cores("").is_err());
+}
