@@ -2,13 +2,36 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use corelog_runtime::shards;
+use corelog_engine::engine::EngineOptions;
+use corelog_engine::journal::JournalOptions;
+use corelog_engine::meta::MetaOptions;
+use corelog_engine::meta::image::ListenerMeta;
+use corelog_engine::planted::PlantedBug;
+use corelog_engine::shard::ShardOptions;
+use corelog_engine::topic_config::NodeDefaults;
+use corelog_engine::types::{Durability, NodeId};
+use corelog_net::node::{self, NodeSpec};
+use corelog_net::options::{ListenerOptions, NetOptions};
+use corelog_net::server::{Addresses, NodeNet};
+use corelog_runtime::{fs, shards};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, parse_cores};
+use crate::config::{Config, DefaultDurability, Listener, parse_cores};
+
+/// A partition with so much unflushed data is written to its segments: large enough that a sync per
+/// flush costs little, small enough that many hot partitions stay within the journal.
+const FLUSH_CHUNK_BYTES: usize = 4 << 20;
+/// Smaller tails are carried forward in the journal instead of being written to segments.
+const CARRY_BYTES_MAX: usize = 64 << 10;
+/// Appended and not yet written to a shard's journal: more than the device takes in a few ms.
+const JOURNAL_QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Segment files that one shard holds open.
+const OPEN_FILES_MAX: usize = 512;
 
 /// In the data directory, for whoever started the node with port 0.
 const ADDRESSES_FILE: &str = "corelog.addresses";
@@ -41,6 +64,117 @@ pub(crate) fn shard_options(config: &Config) -> Result<shards::Options> {
         shards: config.shards,
         data_dirs: vec![config.data_dir.clone()],
         ..shards::Options::default()
+    })
+}
+
+/// Runs a node until it is asked to stop.
+pub(crate) fn run(config: &Config, greeting: Greeting) -> Result<()> {
+    let mut options = shard_options(config)?;
+    if options.shards == 0 {
+        options.shards = match &options.cores {
+            Some(cores) => cores.len(),
+            None => std::thread::available_parallelism()?.get(),
+        };
+    }
+    let _lock = fs::lock_data_dir(&config.data_dir)?;
+    let spec = node_spec(config, options.shards, greeting)?;
+    shards::run(options, move |context| node::run_shard(context, spec.clone()))?;
+    Ok(())
+}
+
+fn node_spec(config: &Config, shards: usize, greeting: Greeting) -> Result<NodeSpec> {
+    let listeners = config.listener.clone();
+    let for_announcement = config.clone();
+    Ok(NodeSpec {
+        engine: engine_options(config)?,
+        net: net_options(config)?,
+        shared: NodeNet::new(shards),
+        advertise: Arc::new(move |bound| advertised(&listeners, bound).map_err(|error| format!("{error:#}"))),
+        on_ready: Arc::new(move |bound| {
+            let names = for_announcement.listener.iter().map(|listener| listener.name.clone());
+            let kafka = names.zip(bound.listeners.iter().copied()).collect();
+            let bound = Bound { kafka, http: bound.http };
+            announce(&for_announcement.data_dir, &bound, greeting).map_err(|error| format!("{error:#}"))
+        }),
+    })
+}
+
+fn advertised(listeners: &[Listener], bound: &Addresses) -> Result<Vec<ListenerMeta>> {
+    let advertised = listeners.iter().zip(&bound.listeners).map(|(listener, address)| {
+        let (host, port) = listener.advertised(*address)?;
+        Ok(ListenerMeta { name: listener.name.clone(), host, port })
+    });
+    advertised.collect()
+}
+
+fn engine_options(config: &Config) -> Result<EngineOptions> {
+    let mut journal = JournalOptions::new(PathBuf::new(), 0);
+    journal.file_bytes = config.journal.file_bytes;
+    journal.first_file_bytes = config.journal.first_file_bytes.min(config.journal.file_bytes);
+    journal.max_files = config.journal.max_files;
+    journal.flush_interval = Duration::from_millis(config.journal.flush_interval_ms);
+    let capacity = usize::try_from(journal.file_bytes)? * journal.max_files;
+    // A batch has to fit a journal file, together with a state when it is carried forward.
+    let largest_batch = i32::try_from(journal.first_file_bytes / 2)?;
+    let defaults = NodeDefaults {
+        durability: match config.topics.durability {
+            DefaultDurability::Fsync => Durability::Fsync,
+            DefaultDurability::Write => Durability::Write,
+        },
+        segment_bytes: i32::try_from(config.segments.segment_bytes).unwrap_or(i32::MAX),
+        segment_ms: i64::try_from(config.segments.segment_ms).unwrap_or(i64::MAX),
+        ..NodeDefaults::with_ceiling(largest_batch)
+    };
+    let node = NodeId(config.node_id);
+    Ok(EngineOptions {
+        shard: ShardOptions {
+            data_dir: config.data_dir.clone(),
+            node,
+            tail_cache_bytes: config.memory.tail_cache_bytes,
+            // Half of the journal: the other half is room for what is being reclaimed.
+            unflushed_bytes_max: capacity / 2,
+            flush_chunk_bytes: FLUSH_CHUNK_BYTES,
+            carry_bytes_max: CARRY_BYTES_MAX,
+            journal_queue_bytes_max: JOURNAL_QUEUE_BYTES_MAX,
+            open_files_max: OPEN_FILES_MAX,
+            planted: PlantedBug::NONE,
+        },
+        journal,
+        meta: MetaOptions {
+            node,
+            listeners: Vec::new(),
+            rack: None,
+            default_partitions: config.topics.default_partitions,
+            default_replication_factor: 1,
+            configs: defaults.clone(),
+            entries_per_snapshot: corelog_engine::meta::ENTRIES_PER_SNAPSHOT,
+        },
+        defaults,
+    })
+}
+
+fn net_options(config: &Config) -> Result<NetOptions> {
+    let listeners = config.listener.iter().map(|listener| {
+        Ok(ListenerOptions { name: listener.name.clone(), bind: listener.bind_addr()? })
+    });
+    let text = |value: &dyn std::fmt::Display| value.to_string();
+    Ok(NetOptions {
+        listeners: listeners.collect::<Result<_>>()?,
+        http: config.http_addr()?,
+        max_frame_bytes: config.network.max_frame_bytes,
+        max_connections: config.network.max_connections,
+        request_memory_bytes: config.network.request_memory_bytes,
+        response_memory_bytes: config.network.response_memory_bytes,
+        idle_timeout: Duration::from_millis(config.network.idle_timeout_ms),
+        auto_create_topics: config.topics.auto_create,
+        shown_configs: vec![
+            ("num.partitions".to_owned(), text(&config.topics.default_partitions)),
+            ("default.replication.factor".to_owned(), "1".to_owned()),
+            ("log.segment.bytes".to_owned(), text(&config.segments.segment_bytes)),
+            ("log.roll.ms".to_owned(), text(&config.segments.segment_ms)),
+            ("log.dirs".to_owned(), config.data_dir.display().to_string()),
+        ],
+        ..NetOptions::default()
     })
 }
 
