@@ -19,8 +19,15 @@ use super::scan::file_name;
 use super::state::{LiveFile, PreparedFile, SpareFile, State};
 use super::{Inner, JournalError, io_error};
 
-/// The head of a new run is zero-filled in steps of this size while it is in use.
-pub(super) const FILL_STEP_BYTES: u64 = 1 << 20;
+/// What is zero-filled of a new run's head before it is used.
+pub(super) const FIRST_FILL_BYTES: u64 = 1 << 20;
+
+/// The rest of it is filled while it is in use, each time up to this many times what was ready:
+/// each step's sync makes the file longer, which holds up the syncs of commits meanwhile.
+const FILL_FACTOR: u64 = 4;
+
+/// A new file is zero-filled in steps of this size, so that a close need not wait for all of it.
+const CREATE_STEP_BYTES: u64 = 8 << 20;
 
 /// Spares kept: the next file and the reserve.
 const SPARES_MAX: usize = 2;
@@ -84,7 +91,7 @@ fn next_job(state: &mut State) -> Option<Job> {
     }
     if wants_fill(state) {
         let from = state.head.ready_bytes;
-        let to = (from + FILL_STEP_BYTES).min(state.head.bytes);
+        let to = from.saturating_mul(FILL_FACTOR).min(state.head.bytes);
         let (file, generation) = (state.head.file.clone(), state.head.generation);
         return Some(Job::Fill { file, from, to, generation });
     }
@@ -220,23 +227,37 @@ async fn create_spare(inner: &Rc<Inner>, index: u64) -> Result<(), JournalError>
     let path = dir.join(file_name(index));
     let bytes = inner.options.file_bytes;
     let failed = io_error("create", &path);
-    let created = zero_filled(dir, &path, bytes).await;
-    let file = match created {
-        Ok(file) => file,
+    match zero_filled(inner, &path, bytes).await {
+        Ok(Some(file)) => {
+            fs::sync_dir(dir).await.map_err(io_error("sync", dir))?;
+            inner.state.borrow_mut().spares.push(SpareFile { path, file: Some(file), bytes });
+            Ok(())
+        }
+        Ok(None) => {
+            remove_partial(&path).await;
+            Ok(())
+        }
         Err(error) => {
             remove_partial(&path).await;
-            return Err(failed(error));
+            Err(failed(error))
         }
-    };
-    inner.state.borrow_mut().spares.push(SpareFile { path, file: Some(file), bytes });
-    Ok(())
+    }
 }
 
-async fn zero_filled(dir: &Path, path: &Path, bytes: u64) -> io::Result<File> {
+/// `None` if the journal was closed meanwhile.
+async fn zero_filled(inner: &Inner, path: &Path, bytes: u64) -> io::Result<Option<File>> {
     let file = File::create(path).await?;
-    file.zero_fill(0, bytes).await?;
-    fs::sync_dir(dir).await?;
-    Ok(file)
+    let mut from = 0;
+    while from < bytes {
+        if is_over(&inner.state.borrow()) {
+            file.close().await?;
+            return Ok(None);
+        }
+        let to = (from + CREATE_STEP_BYTES).min(bytes);
+        file.zero_fill(from, to).await?;
+        from = to;
+    }
+    Ok(Some(file))
 }
 
 /// Gives back the space of a file that could not be filled; if that fails too, the next start

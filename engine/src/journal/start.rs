@@ -12,7 +12,7 @@ use corelog_runtime::fs::{self, BLOCK_BYTES, File, OpenMode};
 use corelog_runtime::rand;
 
 use super::format::{Entry, FileHeader, RunEnd, RunHeader};
-use super::housekeeping::{FILL_STEP_BYTES, write_header};
+use super::housekeeping::{FIRST_FILL_BYTES, write_header};
 use super::recovery::{DeadFile, Recovered, recover};
 use super::scan::{FIRST_COMMIT_BYTES, Link, file_name};
 use super::signal::Signal;
@@ -102,7 +102,7 @@ async fn new_run(
     let failed = io_error("create", &path);
     let file = File::create(&path).await.map_err(&failed)?;
     write_header(&file, &header).await.map_err(&failed)?;
-    let ready_bytes = options.first_file_bytes.min(FILL_STEP_BYTES);
+    let ready_bytes = options.first_file_bytes.min(FIRST_FILL_BYTES);
     file.zero_fill(FIRST_COMMIT_BYTES, ready_bytes).await.map_err(&failed)?;
     fs::sync_dir(&options.dir).await.map_err(io_error("sync", &options.dir))?;
     let head = Head {
