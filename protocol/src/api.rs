@@ -3,7 +3,7 @@
 //!
 //! Owns the one table of versions. The generated decoders reserve memory for whatever
 //! count the wire claims, so every message is first walked along its schema
-//! ([`check_request`], [`check_response`]): only bytes that are exactly one well-formed
+//! ([`check_request`], [`check_response`]): only bytes that begin with a well-formed
 //! message reach them.
 
 mod frame;
@@ -271,7 +271,7 @@ impl std::fmt::Display for Api {
 /// Where the bytes differ from the schema, and for versions outside the table.
 pub fn check_request(api: Api, version: i16, body: &[u8]) -> Result<(), SchemaError> {
     match api.row().schemas {
-        Some((request, _)) => schema::check(request, version, body),
+        Some((request, _)) => schema::check(request, version, body).map(drop),
         None => Ok(()),
     }
 }
@@ -283,7 +283,7 @@ pub fn check_request(api: Api, version: i16, body: &[u8]) -> Result<(), SchemaEr
 /// As [`check_request`].
 pub fn check_response(api: Api, version: i16, body: &[u8]) -> Result<(), SchemaError> {
     match api.row().schemas {
-        Some((_, response)) => schema::check(response, version, body),
+        Some((_, response)) => schema::check(response, version, body).map(drop),
         None => Ok(()),
     }
 }

@@ -99,8 +99,9 @@ pub struct SchemaError {
     pub error: WireError,
 }
 
-/// Checks that `bytes` is exactly one message.
-pub(crate) fn check(schema: &Schema, version: i16, bytes: &[u8]) -> Result<(), SchemaError> {
+/// Checks that `bytes` begins with a message, and tells how many bytes follow it. Kafka ignores
+/// those, and so do we: librdkafka sends three bytes too many with Metadata version 13.
+pub(crate) fn check(schema: &Schema, version: i16, bytes: &[u8]) -> Result<usize, SchemaError> {
     let whole = |error| SchemaError { field: "", error };
     if !(schema.versions.0..=schema.versions.1).contains(&version) {
         return Err(whole(WireError::UnsupportedVersion(version)));
@@ -112,7 +113,7 @@ pub(crate) fn check(schema: &Schema, version: i16, bytes: &[u8]) -> Result<(), S
         elements: 0,
     };
     walk.structure(schema.fields, &mut reader)?;
-    reader.finish().map_err(whole)
+    Ok(reader.remaining())
 }
 
 struct Walk {
