@@ -95,15 +95,14 @@ section! {
         file_bytes: u64 = 64 << 20,
         first_file_bytes: u64 = 16 << 20,
         max_files: usize = 4,
-        flush_interval_ms: u64 = 50,
+        flush_interval_ms: u64 = 100,
     }
 }
 
 section! {
     /// Defaults of segments.
     Segments {
-        segment_bytes: u64 = 1 << 30,
-        segment_ms: u64 = 7 * 24 * 3_600_000,
+        segment_bytes: i32 = 1 << 30,
     }
 }
 
@@ -155,6 +154,8 @@ pub(crate) const MAIN_LISTENER: &str = "main";
 const JOURNAL_FILE_BYTES_MIN: u64 = 1 << 20;
 /// A journal needs one file to write to, one that is being freed and one in reserve.
 const JOURNAL_FILES_MIN: usize = 3;
+/// Kafka's own lower limit is 14; a file of less than this holds next to nothing.
+const SEGMENT_BYTES_MIN: i32 = 1 << 16;
 /// Direct writes are multiples of this.
 const BLOCK_BYTES: u64 = 4096;
 /// More partitions than this are surely a mistake.
@@ -300,6 +301,11 @@ impl Config {
             journal.max_files >= JOURNAL_FILES_MIN,
             "journal.max_files is {}: at least {JOURNAL_FILES_MIN}",
             journal.max_files
+        );
+        let segment_bytes = self.segments.segment_bytes;
+        ensure!(
+            segment_bytes >= SEGMENT_BYTES_MIN,
+            "segments.segment_bytes is {segment_bytes}: at least {SEGMENT_BYTES_MIN}"
         );
         ensure!(journal.flush_interval_ms > 0, "journal.flush_interval_ms must not be 0");
         ensure!(self.network.max_connections > 0, "network.max_connections must not be 0");
