@@ -144,10 +144,14 @@ async fn check_format(data_dir: &Path) -> Result<(), NodeDirError> {
     for dir in [data_dir.join("journal"), data_dir.join("topics")] {
         fs::create_dir_all(&dir).await.map_err(io_at(&dir))?;
     }
+    // An earlier process may have made them and died before it synced them: never rely on that.
+    let parent = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    for dir in [parent.unwrap_or(Path::new(".")), data_dir] {
+        fs::sync_dir(dir).await.map_err(io_at(dir))?;
+    }
     if !fs::exists(&path).await.map_err(io_at(&path))? {
         let text = format!("corelog {FORMAT_VERSION}\n");
-        fs::write_small_atomic(&path, text.as_bytes()).await.map_err(io_at(&path))?;
-        return fs::sync_dir(data_dir).await.map_err(io_at(data_dir));
+        return fs::write_small_atomic(&path, text.as_bytes()).await.map_err(io_at(&path));
     }
     let bytes = fs::read_small(&path).await.map_err(io_at(&path))?;
     let text = String::from_utf8_lossy(&bytes);
@@ -164,6 +168,11 @@ async fn check_format(data_dir: &Path) -> Result<(), NodeDirError> {
 /// The journals of the layout; none in a new directory.
 async fn read_layout(data_dir: &Path) -> Result<Vec<u64>, NodeDirError> {
     let path = data_dir.join(LAYOUT_FILE);
+    // An earlier process may have made them and died before it synced them: never rely on that.
+    let parent = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    for dir in [parent.unwrap_or(Path::new(".")), data_dir] {
+        fs::sync_dir(dir).await.map_err(io_at(dir))?;
+    }
     if !fs::exists(&path).await.map_err(io_at(&path))? {
         return Ok(Vec::new());
     }

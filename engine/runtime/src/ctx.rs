@@ -38,6 +38,11 @@ pub(crate) fn enter(current: Current) -> Entered {
     Entered(CURRENT.with(|slot| slot.replace(Some(current))))
 }
 
+/// Makes `current` the current shard of this thread until the thread ends.
+pub(crate) fn enter_for_good(current: Current) {
+    std::mem::forget(enter(current));
+}
+
 pub(crate) struct Entered(Option<Current>);
 
 impl Drop for Entered {

@@ -78,10 +78,9 @@ fn next_job(state: &mut State) -> Option<Job> {
     if let Some(file) = state.dead.pop() {
         return Some(Job::Retire(file));
     }
-    if state.next.is_none() && state.ready_files_wanted() > 0 {
-        if let Some(spare) = state.spares.pop() {
-            return Some(Job::Prepare(spare));
-        }
+    let wants_next = state.next.is_none() && state.ready_files_wanted() > 0;
+    if let Some(spare) = state.spares.pop_if(|_| wants_next) {
+        return Some(Job::Prepare(spare));
     }
     if wants_fill(state) {
         let from = state.head.ready_bytes;

@@ -17,7 +17,10 @@ use std::path::PathBuf;
 use corelog_runtime::fs::{File, OpenMode};
 
 use super::format::{CommitHeader, EntryIter, FileHeader, FormatError, RunEnd, RunHeader};
-use super::scan::{FIRST_COMMIT_BYTES, FoundFile, Link, Stop, Walk, Window, index_commits, list_files};
+use super::scan::{
+    FIRST_COMMIT_BYTES, FoundFile, Link, Stop, Walk, Window, begins_with_commit, index_commits,
+    list_files,
+};
 use super::{
     Corruption, Entry, JournalError, JournalOptions, ReplayReport, TornTail, io_error, sync_file,
 };
@@ -136,28 +139,28 @@ struct Recovery<'a, S> {
 }
 
 impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
-    /// Indexes the newest run's files, also behind holes, and those whose header is broken.
+    /// Indexes files whose header is broken, and of the newest run's files those from the last one
+    /// on that begins with a commit: they tell which files count. The files before are only
+    /// followed, which reads them once.
     async fn index_newest(&mut self) -> Result<(), JournalError> {
-        let newest = self.newest.map(|header| header.run.run);
-        let mut order: Vec<usize> = (0..self.files.len()).collect();
-        order.sort_by_key(|at| self.files[*at].generation());
-        let mut closed = false;
-        for at in order {
-            let file = &mut self.files[at];
-            let wanted = match &file.header {
-                Ok(header) => Some(header.run.run) == newest && !closed,
-                Err(FormatError::Blank) => false,
-                Err(_) => true,
-            };
-            if wanted {
+        for file in &mut self.files {
+            if matches!(&file.header, Err(error) if *error != FormatError::Blank) {
                 file.commits = index_commits(file).await.map_err(io_error("read", &file.path))?;
-                closed |= file.header.is_ok() && file.commits.iter().any(|commit| commit.closed);
             }
         }
-        self.live_generation = self
-            .files
-            .iter()
-            .filter(|file| file.header.is_ok_and(|header| Some(header.run.run) == newest))
+        let Some(newest) = self.newest else { return Ok(()) };
+        let mut of_run = self.files_of_run(newest.run.run);
+        let mut skip = 0;
+        for (nth, at) in of_run.iter().enumerate().rev() {
+            let file = &self.files[*at];
+            if begins_with_commit(file).await.map_err(io_error("read", &file.path))? {
+                skip = nth;
+                break;
+            }
+        }
+        self.index(of_run.split_off(skip)).await?;
+        let of_run = self.files_of_run(newest.run.run).into_iter().map(|at| &self.files[at]);
+        self.live_generation = of_run
             .flat_map(|file| {
                 let of_header = file.header.map_or(0, |header| header.live_generation);
                 file.commits.iter().map(|commit| commit.live_generation).chain([of_header])
@@ -165,6 +168,40 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             .max()
             .unwrap_or(0);
         Ok(())
+    }
+
+    /// The files of a run, by generation.
+    fn files_of_run(&self, run: u64) -> Vec<usize> {
+        let of_run = |at: &usize| self.files[*at].header.is_ok_and(|header| header.run.run == run);
+        let mut files: Vec<usize> = (0..self.files.len()).filter(of_run).collect();
+        files.sort_by_key(|at| self.files[*at].generation());
+        files
+    }
+
+    /// Indexes these files of one run, up to where it was closed.
+    async fn index(&mut self, files: Vec<usize>) -> Result<(), JournalError> {
+        for at in files {
+            let file = &mut self.files[at];
+            file.commits = index_commits(file).await.map_err(io_error("read", &file.path))?;
+            if file.commits.iter().any(|commit| commit.closed) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Indexes what is behind the newest run's end and was not looked at before.
+    async fn index_behind(&mut self, end: &RunEnd) -> Result<(), JournalError> {
+        let mut files = self.files_of_run(end.run);
+        files.retain(|at| {
+            let file = &self.files[*at];
+            file.generation() >= Some(end.generation) && file.commits.is_empty()
+        });
+        let closed = self
+            .files
+            .iter()
+            .any(|file| file.header.is_ok() && file.commits.iter().any(|commit| commit.closed));
+        if closed { Ok(()) } else { self.index(files).await }
     }
 
     /// The runs that count, oldest first.
@@ -210,6 +247,9 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             let (end, stop) = self.follow_run(plan).await?;
             self.end = Some(end);
             let reached = plan.end.is_some_and(|recorded| end == recorded);
+            if plan.end.is_none() {
+                self.index_behind(&end).await?;
+            }
             match plan.end {
                 None => self.judge_newest(&newest.run, &end, stop),
                 Some(recorded) if plan.cut && (reached || plan.header.is_none()) => {
@@ -493,9 +533,14 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         for file in &mut self.files {
             let failed = io_error("read", &file.path);
             let Ok(header) = file.header else {
-                if let Some(last) = file.commits.iter().map(CommitHeader::end_lsn).max() {
+                // Of which generation a file without a header is, only its commits can say.
+                let behind = file.commits.iter().filter(|commit| {
+                    (lost.stop.generation..lost.until).contains(&commit.generation)
+                });
+                if let Some(oldest) = behind.clone().map(|commit| commit.generation).min() {
                     partitions = None;
-                    end_lsn = end_lsn.max(last);
+                    end_lsn = behind.map(CommitHeader::end_lsn).fold(end_lsn, Lsn::max);
+                    kept.push((oldest, file.path.clone(), file.len));
                 }
                 continue;
             };

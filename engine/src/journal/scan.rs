@@ -157,6 +157,15 @@ pub(crate) async fn index_commits(found: &FoundFile) -> io::Result<Vec<CommitHea
     Ok(commits)
 }
 
+/// Whether the first commit of this use of the file has an intact header.
+pub(crate) async fn begins_with_commit(found: &FoundFile) -> io::Result<bool> {
+    let Ok(header) = &found.header else { return Ok(false) };
+    let file = File::open(&found.path, OpenMode::Read).await?;
+    let block = file.read_at(FIRST_COMMIT_BYTES, BLOCK_BYTES).await?;
+    file.close().await?;
+    Ok(CommitHeader::decode(&block).is_ok_and(|commit| is_of_use(&commit, header)))
+}
+
 fn is_of_use(commit: &CommitHeader, file: &FileHeader) -> bool {
     commit.generation == file.generation && commit.run == file.run.run
 }

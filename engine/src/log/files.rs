@@ -68,6 +68,8 @@ struct State {
     by_use: BTreeMap<u64, Key>,
     /// Oldest first; at most `readers_max`.
     readers: Vec<(LogId, Reader)>,
+    /// Evicted or forgotten while somebody was reading them: closed once nobody is.
+    retired: Vec<Rc<OpenSegment>>,
 }
 
 /// A shard's open segment files and waiting readers, bounded, least recently used first out.
@@ -150,8 +152,21 @@ impl FileCache {
                 .collect();
             (segment, evicted)
         };
-        evicted.into_iter().for_each(close);
+        self.retire(evicted);
         segment
+    }
+
+    /// Closes what left the cache, now or when the last one who reads it is done.
+    fn retire(&self, slots: impl IntoIterator<Item = Slot>) {
+        let unused = {
+            let mut state = self.state.borrow_mut();
+            let segments = slots.into_iter().filter_map(|slot| slot.segment.get().cloned());
+            state.retired.extend(segments);
+            let unused: Vec<_> =
+                state.retired.extract_if(.., |segment| Rc::strong_count(segment) == 1).collect();
+            unused
+        };
+        unused.into_iter().for_each(close);
     }
 
     /// Forgets a file that is about to be removed or replaced. Who reads it goes on reading.
@@ -164,7 +179,7 @@ impl FileCache {
             }
             slot
         };
-        slot.into_iter().for_each(close);
+        self.retire(slot);
     }
 
     fn forget_failed(&self, (log, base): Key, failed: &Rc<OnceCell<Rc<OpenSegment>>>) {
@@ -216,15 +231,12 @@ impl OpenSegment {
     }
 }
 
-/// Closes the file of a slot in a task of its own, unless somebody still reads it: then it is
-/// closed when the last one lets go.
-fn close(slot: Slot) {
-    let segment = Rc::try_unwrap(slot.segment).ok().and_then(OnceCell::into_inner);
-    if let Some(segment) = segment.and_then(|segment| Rc::try_unwrap(segment).ok()) {
-        task::spawn(async move {
-            if let Err(error) = segment.file.close().await {
-                tracing::warn!(path = %segment.path.display(), %error, "closing a segment failed");
-            }
-        });
-    }
+/// Closes a file that nobody reads, in a task of its own.
+fn close(segment: Rc<OpenSegment>) {
+    let segment = Rc::into_inner(segment).expect("nobody else holds it");
+    task::spawn(async move {
+        if let Err(error) = segment.file.close().await {
+            tracing::warn!(path = %segment.path.display(), %error, "closing a segment failed");
+        }
+    });
 }

@@ -90,14 +90,8 @@ impl RaftLog {
 
     /// Where the log has a hole, if it has: the index that should be the first, and the one that is.
     pub(super) fn hole(&self) -> Option<(u64, u64)> {
-        let mut expected = self.purged().map_or(0, |purged| purged.index + 1);
-        for &index in self.entries.keys() {
-            if index != expected {
-                return Some((expected, index));
-            }
-            expected += 1;
-        }
-        None
+        let first = self.purged().map_or(0, |purged| purged.index + 1);
+        (first..).zip(self.entries.keys().copied()).find(|(expected, found)| expected != found)
     }
 
     /// A vote was journalled.

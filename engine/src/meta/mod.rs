@@ -48,14 +48,9 @@ use crate::journal::{Journal, JournalError};
 use crate::topic_config::NodeDefaults;
 use crate::types::{Lsn, NodeId, TopicId};
 
-/// The largest command that is proposed; what is larger is split, or refused.
-const COMMAND_BYTES_MAX: usize = 96 << 10;
-
-/// The log grows by so many entries between two snapshots.
-const ENTRIES_PER_SNAPSHOT: u64 = 4096;
-
-/// Entries that stay in the log although a snapshot has them, for members that are a little behind.
-const ENTRIES_KEPT: u64 = 512;
+/// The largest command that is proposed, where the journal's entries can hold it; what is larger is
+/// split, or refused.
+const COMMAND_BYTES_MAX: usize = 512 << 10;
 
 /// How long a start waits for a leader.
 const LEADER_WAIT: Duration = Duration::from_secs(30);
@@ -75,6 +70,24 @@ pub struct MetaOptions {
     pub default_replication_factor: i16,
     /// Defaults and limits of topic configs.
     pub configs: NodeDefaults,
+    /// A snapshot is taken when the log has grown by so many entries; the last eighth of them stays
+    /// in the log for members that are a little behind.
+    pub entries_per_snapshot: u64,
+}
+
+impl MetaOptions {
+    /// A node that clients reach at `listeners`; one partition and one replica by default.
+    pub fn new(node: NodeId, listeners: Vec<ListenerMeta>) -> Self {
+        Self {
+            node,
+            listeners,
+            rack: None,
+            default_partitions: 1,
+            default_replication_factor: 1,
+            configs: NodeDefaults::default(),
+            entries_per_snapshot: 4096,
+        }
+    }
 }
 
 /// Why metadata does not start, or did not take a change.
@@ -105,10 +118,12 @@ pub enum MetaError {
         leader: Option<NodeId>,
     },
     /// More than one entry can hold.
-    #[error("metadata: the change takes {bytes} bytes, and {COMMAND_BYTES_MAX} are the limit")]
+    #[error("metadata: the change takes {bytes} bytes, and {max} are the limit")]
     TooLarge {
         /// Its size.
         bytes: usize,
+        /// The limit.
+        max: usize,
     },
     /// The cluster has used up all producer ids.
     #[error("metadata: there are no more producer ids")]
@@ -124,6 +139,7 @@ struct Inner {
     raft: Raft,
     store: Store,
     publisher: Rc<Publisher>,
+    command_bytes_max: usize,
 }
 
 impl Meta {
@@ -133,23 +149,20 @@ impl Meta {
     ///
     /// # Errors
     /// When the replayed entries make no sense, the journal fails, or no leader is elected.
-    ///
-    /// # Panics
-    /// When the journal's entries are too small for a command.
     pub async fn start(
         options: MetaOptions,
         recovered: MetaRecovery,
         journal: Journal,
         publish: Rc<dyn Fn(Arc<MetaImage>)>,
     ) -> Result<Self, MetaError> {
-        assert!(journal.max_entry_bytes() > 2 * COMMAND_BYTES_MAX, "a command fits in a journal entry");
+        let command_bytes_max = COMMAND_BYTES_MAX.min(journal.max_entry_bytes() / 2);
         let recovered = recovered.finish()?;
         let store = Store::new(journal, recovered.log);
         let publisher = Rc::new(Publisher::new(publish));
         let machine = StateMachine::new(store.clone(), recovered.image, Rc::clone(&publisher));
-        let config = Arc::new(raft_config().validate()?);
+        let config = Arc::new(raft_config(&options).validate()?);
         let raft = Box::pin(Raft::new(options.node, config, Links, store.clone(), machine)).await?;
-        let meta = Self(Rc::new(Inner { options, raft, store, publisher }));
+        let meta = Self(Rc::new(Inner { options, raft, store, publisher, command_bytes_max }));
         meta.join_quorum().await?;
         meta.register().await?;
         meta.0.publisher.open();
@@ -213,8 +226,9 @@ impl Meta {
     /// not have been made.
     pub async fn propose(&self, command: MetaCommand) -> Result<MetaReply, MetaError> {
         let bytes = wire::encode(&command).len();
-        if bytes > COMMAND_BYTES_MAX {
-            return Err(MetaError::TooLarge { bytes });
+        let max = self.0.command_bytes_max;
+        if bytes > max {
+            return Err(MetaError::TooLarge { bytes, max });
         }
         let written = Box::pin(self.0.raft.client_write(command)).await;
         written.map(|written| written.data).map_err(|error| match error {
@@ -248,7 +262,7 @@ impl Meta {
                     return Err(topics::duplicate_name());
                 }
                 let spec = topics::spec(topic, TopicId(ids::random()), defaults)?;
-                check_size(&spec)?;
+                check_size(&spec, self.0.command_bytes_max / 2)?;
                 Ok(spec)
             })
             .collect();
@@ -263,7 +277,7 @@ impl Meta {
 
     async fn create(&self, specs: Vec<TopicSpec>) -> Vec<Result<Arc<TopicMeta>, TopicError>> {
         let mut results = Vec::with_capacity(specs.len());
-        for topics in batches(specs) {
+        for topics in batches(specs, self.0.command_bytes_max / 2) {
             let count = topics.len();
             match self.propose(MetaCommand::CreateTopics { topics }).await {
                 Ok(reply) => results.extend(created(reply)),
@@ -277,7 +291,7 @@ impl Meta {
     /// they were.
     pub async fn delete_topics(&self, topics: Vec<TopicRef>) -> Vec<Result<Arc<TopicMeta>, TopicError>> {
         let mut results = Vec::with_capacity(topics.len());
-        for topics in batches(topics) {
+        for topics in batches(topics, self.0.command_bytes_max / 2) {
             let count = topics.len();
             match self.propose(MetaCommand::DeleteTopics { topics }).await {
                 Ok(MetaReply::Deleted(deleted)) => results.extend(deleted),
@@ -334,14 +348,14 @@ impl Meta {
     }
 }
 
-fn raft_config() -> Config {
+fn raft_config(options: &MetaOptions) -> Config {
     Config {
         cluster_name: "corelog".to_owned(),
         heartbeat_interval: 500,
         election_timeout_min: 1_500,
         election_timeout_max: 3_000,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.entries_per_snapshot),
+        max_in_snapshot_log_to_keep: options.entries_per_snapshot / 8,
         ..Config::default()
     }
 }
@@ -358,19 +372,19 @@ fn created(reply: MetaReply) -> Vec<Result<Arc<TopicMeta>, TopicError>> {
 }
 
 /// A topic must fit in a command.
-fn check_size(spec: &TopicSpec) -> Result<(), TopicError> {
+fn check_size(spec: &TopicSpec, max: usize) -> Result<(), TopicError> {
     let bytes = wire::encode(spec).len();
-    if bytes > COMMAND_BYTES_MAX / 2 {
+    if bytes > max {
         return Err(TopicError::PolicyViolation(format!(
-            "The topic's assignments and configs take {bytes} bytes, and {} are the limit.",
-            COMMAND_BYTES_MAX / 2
+            "The topic's assignments and configs take {bytes} bytes, and {max} are the limit."
         )));
     }
     Ok(())
 }
 
-/// Splits what one request asks for into commands of bounded size.
-fn batches<T: serde::Serialize>(items: Vec<T>) -> Vec<Vec<T>> {
+/// Splits what one request asks for into commands of at most `max` bytes (an item alone may have
+/// more).
+fn batches<T: serde::Serialize>(items: Vec<T>, max: usize) -> Vec<Vec<T>> {
     let mut batches: Vec<Vec<T>> = Vec::new();
     let mut room = 0;
     for item in items {
@@ -382,7 +396,7 @@ fn batches<T: serde::Serialize>(items: Vec<T>) -> Vec<Vec<T>> {
             }
             Some(_) | None => {
                 batches.push(vec![item]);
-                room = (COMMAND_BYTES_MAX / 2).saturating_sub(bytes);
+                room = max.saturating_sub(bytes);
             }
         }
     }

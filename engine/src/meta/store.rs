@@ -17,7 +17,7 @@ use super::wire;
 use crate::journal::{Entry, EntryKind, Journal, JournalError};
 use crate::types::{LeaderEpoch, Lsn, Offset, TopicPartition};
 
-/// The largest piece of a snapshot in one journal entry.
+/// The largest piece of a snapshot in one journal entry, where the journal's entries can hold it.
 const SNAPSHOT_PIECE_BYTES: usize = 256 << 10;
 
 /// The journal and the memory of it. Clones share both.
@@ -119,9 +119,10 @@ fn append(journal: &Journal, kind: EntryKind, index: u64, payload: Vec<u8>) -> L
 fn write_snapshot(journal: &Journal, snapshot: &StoredSnapshot) -> (Lsn, Lsn) {
     let bytes = wire::encode_before(&snapshot.meta, &snapshot.image);
     let index = snapshot.meta.last_log_id.map_or(0, |upto| upto.index);
-    let count = u32::try_from(bytes.chunks(SNAPSHOT_PIECE_BYTES).len()).expect("an image fits in memory");
+    let pieces = bytes.chunks(SNAPSHOT_PIECE_BYTES.min(journal.max_entry_bytes() / 2));
+    let count = u32::try_from(pieces.len()).expect("an image fits in memory");
     let mut place: Option<(Lsn, Lsn)> = None;
-    for (piece, bytes) in (0..count).zip(bytes.chunks(SNAPSHOT_PIECE_BYTES)) {
+    for (piece, bytes) in (0..count).zip(pieces) {
         let payload = wire::encode_before(&Piece { index: piece, count }, bytes);
         let lsn = append(journal, EntryKind::RaftSnapshot, index, payload);
         place = Some((place.map_or(lsn, |(first, _)| first), lsn));

@@ -4,16 +4,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use openraft::{CommittedLeaderId, EntryPayload};
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::command::{MetaCommand, MetaReply, Placement, TopicSpec};
 use super::image::{ListenerMeta, MetaImage};
+use super::log::RaftLog;
+use super::raft::{LogId, RaftEntry, SnapshotMeta, Vote};
+use super::recovery::{MetaRecovery, Piece, RecoveryError};
 use super::topics::{self, CreationDefaults};
 use super::{state, wire};
 use crate::api::{NewTopic, TopicError, TopicRef};
+use crate::journal::{Entry, EntryKind};
 use crate::topic_config::NodeDefaults;
-use crate::types::{LeaderEpoch, NodeId, PartitionId, TopicId};
+use crate::types::{LeaderEpoch, Lsn, NodeId, Offset, PartitionId, TopicId, TopicPartition};
 
 fn id(number: u128) -> TopicId {
     TopicId(Uuid::from_u128(number))
@@ -130,18 +135,14 @@ fn a_request_gives_counts_or_assignments_and_known_configs() {
     assert!(matches!(spec(&assigned(topic(1, -1))), Err(TopicError::InvalidRequest(_))));
     assert!(matches!(spec(&assigned(topic(-1, 1))), Err(TopicError::InvalidRequest(_))));
     let bad = NewTopic { configs: vec![("no.such".to_owned(), Some("1".to_owned()))], ..topic(1, 1) };
-    assert_eq!(
-        spec(&bad),
-        Err(TopicError::InvalidConfig("Unknown topic config name: no.such".to_owned()))
-    );
+    assert_eq!(spec(&bad), Err(TopicError::InvalidConfig("Unknown topic config name: no.such".to_owned())));
 }
 
 #[test]
 fn one_request_cannot_name_a_topic_twice() {
     let mut image = image_of(&[register(1)]);
     let topics = vec![spread(1, "t", 1, 1), spread(2, "u", 1, 1), spread(3, "t", 1, 1)];
-    let MetaReply::Created(created) = state::apply(&mut image, MetaCommand::CreateTopics { topics })
-    else {
+    let MetaReply::Created(created) = state::apply(&mut image, MetaCommand::CreateTopics { topics }) else {
         panic!("not a creation's reply")
     };
     assert_eq!(created.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false]);
@@ -173,20 +174,123 @@ fn the_written_form_does_not_change_unnoticed() {
         wire::encode(&command),
         [1, 2, 1, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 1, b't', 0, 6, 2, 0]
     );
-    let entry = super::raft::RaftEntry {
-        log_id: super::raft::LogId::new(openraft::CommittedLeaderId::new(3, NodeId(1)), 9),
-        payload: openraft::EntryPayload::Normal(command),
+    let entry = RaftEntry {
+        log_id: LogId::new(CommittedLeaderId::new(3, NodeId(1)), 9),
+        payload: EntryPayload::Normal(command),
     };
     assert_eq!(wire::encode(&entry)[..6], [1, 3, 2, 9, 1, 2]);
     assert_eq!(wire::decode::<MetaCommand>(&[2, 0]), Err(wire::WireError::Version(2)));
     assert_eq!(wire::decode::<MetaCommand>(&[]), Err(wire::WireError::Empty));
 }
 
+fn raft_entry(index: u64) -> RaftEntry {
+    RaftEntry {
+        log_id: LogId::new(CommittedLeaderId::new(1, NodeId(1)), index),
+        payload: EntryPayload::Blank,
+    }
+}
+
+#[test]
+fn what_a_change_supersedes_is_needed_until_the_change_is_synced() {
+    let mut log = RaftLog::default();
+    assert_eq!(log.needed_from(Lsn(0)), None);
+    log.save_vote(Lsn(3), Vote::new(1, NodeId(1)));
+    log.append(Lsn(4), raft_entry(0));
+    log.append(Lsn(5), raft_entry(1));
+    log.save_vote(Lsn(6), Vote::new_committed(1, NodeId(1)));
+    assert_eq!(log.needed_from(Lsn(6)), Some(Lsn(3)), "the new vote is not synced");
+    assert_eq!(log.needed_from(Lsn(7)), Some(Lsn(4)));
+
+    log.purge(Lsn(8), raft_entry(0).log_id);
+    assert_eq!(log.needed_from(Lsn(8)), Some(Lsn(4)), "the purge is not synced");
+    assert_eq!(log.needed_from(Lsn(9)), Some(Lsn(5)));
+
+    let mut next = 10;
+    let last = log.restate(|_| {
+        next += 1;
+        (Lsn(next), Lsn(next))
+    });
+    assert_eq!(last, Some(Lsn(13)), "purge, vote and one entry");
+    assert_eq!(log.needed_from(Lsn(13)), Some(Lsn(5)), "the last statement is not synced");
+    assert_eq!(log.needed_from(Lsn(14)), Some(Lsn(11)));
+}
+
+fn journal_entry(kind: EntryKind, payload: Vec<u8>) -> Entry {
+    Entry {
+        kind,
+        target: TopicPartition::default(),
+        base_offset: Offset(0),
+        leader_epoch: LeaderEpoch(0),
+        payload: payload.into(),
+    }
+}
+
+/// The entries of a snapshot in three pieces that covers everything up to `index`.
+fn pieces(index: u64, image: &MetaImage) -> Vec<Entry> {
+    let meta = SnapshotMeta { last_log_id: Some(raft_entry(index).log_id), ..SnapshotMeta::default() };
+    let bytes = wire::encode_before(&meta, &wire::encode(image));
+    let pieces = bytes.chunks(bytes.len().div_ceil(3));
+    assert_eq!(pieces.len(), 3);
+    (0..3)
+        .zip(pieces)
+        .map(|(index, bytes)| {
+            let payload = wire::encode_before(&Piece { index, count: 3 }, bytes);
+            journal_entry(EntryKind::RaftSnapshot, payload)
+        })
+        .collect()
+}
+
+/// What starting from these entries gives: the image's version, and which entry is needed first.
+fn recovered(entries: &[Entry]) -> Result<(u64, Option<Lsn>), RecoveryError> {
+    let mut recovery = MetaRecovery::default();
+    for (lsn, entry) in (0..).zip(entries) {
+        recovery.replay(Lsn(lsn), entry);
+    }
+    let mut recovered = recovery.finish()?;
+    Ok((recovered.image.version, recovered.log.needed_from(Lsn(u64::MAX))))
+}
+
+#[test]
+fn a_snapshot_counts_once_all_of_its_pieces_are_there() {
+    let image = |version| MetaImage { version, ..MetaImage::default() };
+    let (old, new) = (pieces(5, &image(50)), pieces(9, &image(90)));
+    assert_eq!(recovered(&old).unwrap(), (50, Some(Lsn(0))));
+    assert_eq!(recovered(&[&old[..], &new].concat()).unwrap(), (90, Some(Lsn(3))));
+    assert_eq!(recovered(&[&old[..], &new[..2]].concat()).unwrap(), (50, Some(Lsn(0))), "no end");
+    assert_eq!(recovered(&[&old[1..], &new].concat()).unwrap(), (90, Some(Lsn(2))), "no beginning");
+    assert_eq!(recovered(&[&new[..2], &new].concat()).unwrap(), (90, Some(Lsn(2))), "begun again");
+    assert_eq!(recovered(&[&new[..], &old].concat()).unwrap(), (90, Some(Lsn(0))), "an older one");
+}
+
+#[test]
+fn entries_that_a_torn_restatement_brought_back_stay_purged() {
+    let entry = |index| journal_entry(EntryKind::RaftEntry, wire::encode(&raft_entry(index)));
+    let purge = |index| journal_entry(EntryKind::RaftPurge, wire::encode(&raft_entry(index).log_id));
+    let snapshot = pieces(2, &MetaImage { version: 7, ..MetaImage::default() });
+    let begun = [&snapshot[..], &[entry(1), entry(2), entry(3), purge(2), entry(1), entry(2)]].concat();
+    assert_eq!(recovered(&begun).unwrap(), (7, Some(Lsn(0))));
+    let gone = [entry(0), entry(1), purge(1)];
+    assert!(matches!(recovered(&gone), Err(RecoveryError::NoSnapshot { purged: 1 })));
+    assert!(matches!(recovered(&[entry(1)]), Err(RecoveryError::Hole { expected: 0, found: 1 })));
+}
+
+#[test]
+fn a_truncation_is_replayed() {
+    let entry = |index| journal_entry(EntryKind::RaftEntry, wire::encode(&raft_entry(index)));
+    let truncate = journal_entry(EntryKind::RaftTruncate, wire::encode(&raft_entry(1).log_id));
+    let mut recovery = MetaRecovery::default();
+    for (lsn, entry) in (0..).zip([entry(0), entry(1), entry(2), truncate, entry(1)]) {
+        recovery.replay(Lsn(lsn), &entry);
+    }
+    assert_eq!(recovery.finish().unwrap().log.last(), Some(raft_entry(1).log_id));
+}
+
 fn any_command() -> impl Strategy<Value = MetaCommand> {
     let name = prop_oneof!["[a-c][._][a-c]", "[a-f]", Just("bad name".to_owned())];
     let topic = (any::<u128>(), name.clone(), -1..6_i32, -1..4_i16)
         .prop_map(|(number, name, partitions, factor)| spread(number, &name, partitions, factor));
-    let reference = prop_oneof![name.prop_map(TopicRef::Name), any::<u128>().prop_map(|n| TopicRef::Id(id(n)))];
+    let reference =
+        prop_oneof![name.prop_map(TopicRef::Name), any::<u128>().prop_map(|n| TopicRef::Id(id(n)))];
     prop_oneof![
         1 => "[a-z]{4}".prop_map(|cluster_id| MetaCommand::InitCluster { cluster_id }),
         2 => (1..5_i32).prop_map(register),
@@ -310,11 +414,11 @@ proptest! {
     #[test]
     fn decoding_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = wire::decode::<MetaImage>(&bytes);
-        let _ = wire::decode::<super::raft::RaftEntry>(&bytes);
+        let _ = wire::decode::<RaftEntry>(&bytes);
         let mut versioned = vec![wire::VERSION];
         versioned.extend(&bytes);
         let _ = wire::decode::<MetaImage>(&versioned);
-        let _ = wire::decode::<super::raft::RaftEntry>(&versioned);
-        let _ = wire::decode::<super::raft::Vote>(&versioned);
+        let _ = wire::decode::<RaftEntry>(&versioned);
+        let _ = wire::decode::<Vote>(&versioned);
     }
 }

@@ -85,6 +85,8 @@ trait Answer<A> {
 
 struct Inbox<Q> {
     requests: VecDeque<(usize, Option<u64>, Q)>,
+    /// How many of them each shard has sent.
+    unread: Vec<usize>,
     waiter: Option<Waker>,
 }
 
@@ -107,6 +109,7 @@ impl<Q: Send + 'static, A: Send + 'static> Core<Q, A> {
             calls: RefCell::new(Calls::new()),
             inbox: RefCell::new(Inbox {
                 requests: VecDeque::new(),
+                unread: vec![0; shards],
                 waiter: None,
             }),
             closed: Cell::new(false),
@@ -149,6 +152,7 @@ impl<Q: Send + 'static, A: Send + 'static> Core<Q, A> {
         let waiter = {
             let mut inbox = self.inbox.borrow_mut();
             inbox.requests.push_back((from, id, q));
+            inbox.unread[from] += 1;
             inbox.waiter.take()
         };
         if let Some(waiter) = waiter {
@@ -158,12 +162,7 @@ impl<Q: Send + 'static, A: Send + 'static> Core<Q, A> {
 
     /// Requests from `from` that have arrived and that the server loop has not taken.
     fn unread_from(&self, from: usize) -> usize {
-        self.inbox
-            .borrow()
-            .requests
-            .iter()
-            .filter(|(sender, _, _)| *sender == from)
-            .count()
+        self.inbox.borrow().unread[from]
     }
 }
 
@@ -273,6 +272,7 @@ impl<Q: Send + 'static, A: Send + 'static> Mesh<Q, A> {
                 inbox.waiter = Some(cx.waker().clone());
                 return Poll::Pending;
             };
+            inbox.unread[from] -= 1;
             let answer = || -> Rc<dyn Answer<A>> {
                 self.0
                     .me

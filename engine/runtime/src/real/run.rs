@@ -110,6 +110,10 @@ where
     E: Display + 'static,
 {
     SHARD_OF_THREAD.set(Some(shard));
+    if let Err(source) = signals::keep_off_this_thread() {
+        plan.stop.raise();
+        return Err(StartError::Thread { shard, source });
+    }
     // The timer is what makes a busy task let others run: glommio's default of 100 ms would delay
     // the mesh, timers and I/O by as much. No spinning: an idle shard sleeps.
     let made = LocalExecutorBuilder::new(Placement::Unbound)
@@ -134,7 +138,8 @@ where
     let (shards, preempt, stop) = (plan.shards, plan.options.preempt, plan.stop.clone());
     let result = executor.run(async move {
         let here = Rc::new(Shard::new(preempt, stop.clone()));
-        let _entered = ctx::enter(Current::Real(here));
+        // For good: other tasks may still run between the end of this one and that of the thread.
+        ctx::enter_for_good(Current::Real(here));
         let main = async move {
             let mesh = Mesh::real(shard, end);
             let context = ShardContext {

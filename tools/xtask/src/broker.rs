@@ -1,0 +1,317 @@
+//! A broker under test: Corelog's release build, an Apache Kafka, or one that runs elsewhere.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+
+use crate::java::Java;
+use crate::process::{self, Process, tail, tethered};
+use crate::project::Project;
+use crate::setup::Toolbox;
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// For a broker that runs until it is interrupted.
+const RUN_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+const PROBE_INTERVAL: Duration = Duration::from_millis(10);
+/// Below the range from which the kernel draws: a broker that restarts finds its port free.
+const PORTS: std::ops::Range<u16> = 20_000..30_000;
+const CLUSTER_ID: &str = "Y29yZWxvZy1jbGllbnRzMQ";
+
+/// When a produce is acknowledged: the values of the topic config `corelog.durability`.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Durability {
+    /// After the sync
+    Fsync,
+    /// After the write
+    Write,
+}
+
+impl Durability {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Fsync => "fsync",
+            Self::Write => "write",
+        }
+    }
+}
+
+/// Which broker.
+#[derive(Clone)]
+pub(crate) enum BrokerKind {
+    Corelog { binary: PathBuf },
+    Kafka(Java),
+    External { address: SocketAddr },
+}
+
+impl BrokerKind {
+    /// The release build, which must be there.
+    pub(crate) fn corelog(project: &Project) -> Result<Self> {
+        let binary = project.root().join("target/release/corelog");
+        ensure!(binary.is_file(), "{} is not there: run cargo build --release", binary.display());
+        Ok(Self::Corelog { binary })
+    }
+
+    pub(crate) fn kafka(tools: &Toolbox) -> Result<Self> {
+        let java = tools.java.clone().context("Apache Kafka needs Java")?;
+        Ok(Self::Kafka(java))
+    }
+
+    pub(crate) fn external(address: &str) -> Result<Self> {
+        let address = address
+            .to_socket_addrs()
+            .with_context(|| format!("resolving {address}"))?
+            .next()
+            .with_context(|| format!("{address} has no address"))?;
+        Ok(Self::External { address })
+    }
+
+    /// What the tests' scripts call it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Corelog { .. } => "corelog",
+            Self::Kafka(_) => "kafka",
+            Self::External { .. } => "external",
+        }
+    }
+
+    /// Corelog's command line, which is one of the clients.
+    pub(crate) fn command_line(&self, project: &Project) -> Option<PathBuf> {
+        match self {
+            Self::Corelog { binary } => Some(binary.clone()),
+            Self::Kafka(_) | Self::External { .. } => {
+                let binary = project.root().join("target/release/corelog");
+                binary.is_file().then_some(binary)
+            }
+        }
+    }
+}
+
+/// How to run it.
+#[derive(Clone)]
+pub(crate) struct BrokerOptions {
+    /// Names its log and its data directory.
+    pub(crate) name: String,
+    pub(crate) shards: usize,
+    /// Whether a topic that a client asks for comes into being.
+    pub(crate) auto_create: bool,
+    /// Port of the Kafka listener; any free one when left out.
+    pub(crate) port: Option<u16>,
+}
+
+impl BrokerOptions {
+    pub(crate) fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), shards: 1, auto_create: true, port: None }
+    }
+}
+
+/// A running broker. What this started ends with it. Its data stay for whoever wants to know what
+/// went wrong, until it is stopped in good order or another of the same name starts.
+pub(crate) struct Broker {
+    kind: BrokerKind,
+    options: BrokerOptions,
+    address: SocketAddr,
+    folder: PathBuf,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+impl Broker {
+    /// Starts it on an empty data directory, and returns when it answers.
+    pub(crate) fn start(project: &Project, kind: &BrokerKind, options: BrokerOptions) -> Result<Self> {
+        let address = match (kind, options.port) {
+            (BrokerKind::External { address }, _) => *address,
+            (_, Some(port)) => SocketAddr::from(([127, 0, 0, 1], port)),
+            (_, None) => free_address()?,
+        };
+        let folder = project.scratch().join(&options.name);
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        let log = project.logs().join(format!("{}.log", options.name));
+        File::create(&log)?;
+        let mut broker = Self { kind: kind.clone(), options, address, folder, log, process: None };
+        if let BrokerKind::Kafka(java) = kind {
+            broker.format_kafka(java)?;
+        }
+        broker.restart()?;
+        Ok(broker)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn data_folder(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Starts it again on the same address and data, and returns when it answers.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        assert!(self.process.is_none(), "the broker runs already");
+        let mut command = match &self.kind {
+            BrokerKind::External { .. } => return self.wait_until_it_answers(),
+            BrokerKind::Corelog { binary } => self.corelog_command(binary)?,
+            BrokerKind::Kafka(java) => {
+                let mut command = java.command();
+                command.arg("-Xmx1g").arg("kafka.Kafka").arg(self.kafka_config());
+                command
+            }
+        };
+        let log = File::options().append(true).open(&self.log)?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.process = Some(Process::spawn(&mut command, &self.log)?);
+        self.wait_until_it_answers()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the broker does not run")?;
+        if let Some(status) = process.ended()? {
+            bail!("the broker ended by itself: {status}{}", tail(&self.log));
+        }
+        process.kill()
+    }
+
+    /// SIGTERM, upon which a broker of ours must end with status 0.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else {
+            return Ok(());
+        };
+        let status = process.terminate(STOP_LIMIT)?;
+        if matches!(self.kind, BrokerKind::Corelog { .. }) {
+            ensure!(status.success(), "stopped with {status}{}", tail(&self.log));
+        }
+        self.verify_data()?;
+        fs::remove_dir_all(&self.folder).context("removing the data of a broker that passed")
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        match &mut self.process {
+            Some(process) => process.wait(RUN_LIMIT).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Corelog's own check of what it left on disk.
+    fn verify_data(&self) -> Result<()> {
+        let BrokerKind::Corelog { binary } = &self.kind else {
+            return Ok(());
+        };
+        let mut command = Command::new(binary);
+        command.arg("verify").arg(self.data_folder());
+        let log = self.log.with_extension("verify.log");
+        process::run(command, &log, START_LIMIT).context("corelog verify")
+    }
+
+    fn corelog_command(&self, binary: &Path) -> Result<Command> {
+        let config = self.folder.join("corelog.toml");
+        fs::write(&config, format!("auto_create_topics = {}\n", self.options.auto_create))?;
+        let mut command = tethered(binary);
+        command
+            .arg("serve")
+            .args(["--listen", &self.address.to_string()])
+            .args(["--http", "127.0.0.1:0"])
+            .arg("--data-dir")
+            .arg(self.data_folder())
+            .args(["--shards", &self.options.shards.to_string()])
+            .arg("--config")
+            .arg(config);
+        Ok(command)
+    }
+
+    fn kafka_config(&self) -> PathBuf {
+        self.folder.join("server.properties")
+    }
+
+    /// What `kafka-storage.sh format` does, once per data directory.
+    fn format_kafka(&self, java: &Java) -> Result<()> {
+        let broker = self.address;
+        let controller = free_address()?;
+        let data = self.data_folder();
+        let auto_create = self.options.auto_create;
+        let config = format!(
+            "process.roles=broker,controller\n\
+             node.id=1\n\
+             controller.quorum.voters=1@{controller}\n\
+             listeners=PLAINTEXT://{broker},CONTROLLER://{controller}\n\
+             advertised.listeners=PLAINTEXT://{broker}\n\
+             controller.listener.names=CONTROLLER\n\
+             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
+             log.dirs={data}\n\
+             auto.create.topics.enable={auto_create}\n\
+             num.partitions=1\n\
+             offsets.topic.replication.factor=1\n\
+             transaction.state.log.replication.factor=1\n\
+             transaction.state.log.min.isr=1\n\
+             share.coordinator.state.topic.replication.factor=1\n\
+             share.coordinator.state.topic.min.isr=1\n\
+             group.initial.rebalance.delay.ms=0\n",
+            data = data.display(),
+        );
+        fs::write(self.kafka_config(), config)?;
+        let mut command = java.command();
+        command
+            .args(["kafka.tools.StorageTool", "format"])
+            .args(["--cluster-id", CLUSTER_ID, "--config"])
+            .arg(self.kafka_config());
+        process::run(command, &self.log.with_extension("format.log"), START_LIMIT)
+    }
+
+    fn wait_until_it_answers(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            let last = match ask_for_versions(self.address) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if let Some(process) = &mut self.process
+                && let Some(status) = process.ended()?
+            {
+                bail!("the broker did not start: {status}{}", tail(&self.log));
+            }
+            if Instant::now() >= deadline {
+                return Err(last.context(format!(
+                    "no answer from {} within {} s{}",
+                    self.address,
+                    START_LIMIT.as_secs(),
+                    tail(&self.log)
+                )));
+            }
+            thread::sleep(PROBE_INTERVAL);
+        }
+    }
+}
+
+/// One ApiVersions request, version 0, and the length of its answer: something speaks Kafka there.
+fn ask_for_versions(address: SocketAddr) -> Result<()> {
+    const REQUEST: [u8; 14] = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 7, 0xff, 0xff];
+    let mut stream = TcpStream::connect_timeout(&address, PROBE_LIMIT)?;
+    stream.set_read_timeout(Some(PROBE_LIMIT))?;
+    stream.set_write_timeout(Some(PROBE_LIMIT))?;
+    stream.write_all(&REQUEST)?;
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer)?;
+    ensure!(answer[4..] == [0, 0, 0, 7], "not the answer to our request");
+    Ok(())
+}
+
+fn free_address() -> Result<SocketAddr> {
+    for _ in 0..100 {
+        let address = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(PORTS)));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no port is free in {PORTS:?}")
+}

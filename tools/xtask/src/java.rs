@@ -1,0 +1,96 @@
+//! Kafka's own command line tools, run one after the other in one JVM.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{Conversation, tethered};
+
+/// Between the fields of a command: see `JavaTools.java`.
+const FIELD_SEPARATOR: &str = "\u{1f}";
+const START_LIMIT: Duration = Duration::from_secs(60);
+const TOOL_LIMIT: Duration = Duration::from_secs(180);
+
+/// A JVM, and where the jars of Kafka are.
+#[derive(Clone)]
+pub(crate) struct Java {
+    pub(crate) program: PathBuf,
+    /// All jars but the one of the command line tools.
+    pub(crate) jars: PathBuf,
+    /// The jar of the command line tools.
+    pub(crate) tools_jar: PathBuf,
+}
+
+impl Java {
+    /// A JVM with every jar of Kafka on its class path.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = tethered(&self.program);
+        let class_path = format!("{}/*:{}", self.jars.display(), self.tools_jar.display());
+        command
+            .args([
+                "-XX:TieredStopAtLevel=1",
+                "-XX:+UseSerialGC",
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                "-cp",
+            ])
+            .arg(class_path);
+        command
+    }
+}
+
+/// The JVM that runs the tools.
+pub(crate) struct JavaTools {
+    conversation: Conversation,
+    log: PathBuf,
+}
+
+impl JavaTools {
+    /// `source` is `JavaTools.java`.
+    pub(crate) fn start(java: &Java, source: &Path, log: &Path) -> Result<Self> {
+        let mut command = tethered(&java.program);
+        command
+            .args([
+                "-XX:TieredStopAtLevel=1",
+                "-XX:+UseSerialGC",
+                "-Xmx512m",
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                "-cp",
+            ])
+            .arg(format!("{}/*", java.jars.display()))
+            .arg(source)
+            .arg(&java.tools_jar);
+        let conversation = Conversation::start(command, log)?;
+        let greeting = conversation.hear(START_LIMIT)?;
+        if greeting != "ready" {
+            bail!("the Java tools began with {greeting:?}");
+        }
+        Ok(Self { conversation, log: log.to_path_buf() })
+    }
+
+    /// Runs a tool's main and waits for it. `class` is below `org.apache.kafka.tools`.
+    pub(crate) fn run(
+        &mut self,
+        class: &str,
+        stdin: Option<&Path>,
+        stdout: &Path,
+        arguments: &[String],
+    ) -> Result<()> {
+        let stdin = stdin.map_or_else(|| "-".to_owned(), |path| path.display().to_string());
+        let mut fields = vec![format!("org.apache.kafka.tools.{class}"), stdin, stdout.display().to_string()];
+        fields.extend_from_slice(arguments);
+        self.conversation.say(&fields.join(FIELD_SEPARATOR))?;
+        let answer =
+            self.conversation.hear(TOOL_LIMIT).with_context(|| format!("{class} {}", arguments.join(" ")))?;
+        if answer != "exit 0" {
+            bail!(
+                "{class} {}: {answer}{}{}",
+                arguments.join(" "),
+                crate::process::tail(stdout),
+                crate::process::tail(&self.log)
+            );
+        }
+        Ok(())
+    }
+}

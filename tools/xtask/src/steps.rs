@@ -1,0 +1,191 @@
+//! `cargo xtask test`: the steps in their order, timed and summed up.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::broker::{BrokerKind, Durability};
+use crate::process::{self, find, run_visibly};
+use crate::project::Project;
+use crate::setup::Toolbox;
+use crate::{crash, direction, matrix};
+
+const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
+const SIMULATION_SEEDS: &str = "2000";
+/// Per durability mode and number of shards: 50 for each mode.
+const KILLS: u32 = 25;
+
+/// What cargo-deny says when it cannot fetch what it compares with.
+const ADVISORIES_UNREACHABLE: &str = "failed to fetch advisory database";
+
+/// How a step ended when it did not fail.
+enum Outcome {
+    Passed(String),
+    Skipped(String),
+}
+
+struct Step {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Project) -> Result<Outcome>,
+}
+
+const STEPS: &[Step] = &[
+    Step {
+        name: "fmt",
+        about: "the sources are formatted",
+        run: |project| cargo(project, &["fmt", "--all", "--", "--check", "-l"]),
+    },
+    Step {
+        name: "clippy",
+        about: "no lint has anything to say",
+        run: |project| {
+            let arguments = "clippy --workspace --all-targets --locked -- -D warnings";
+            cargo(project, &words(arguments))
+        },
+    },
+    Step {
+        name: "direction",
+        about: "crates use each other in one direction, and the machine through the runtime",
+        run: |project| direction::check(project).map(Outcome::Passed),
+    },
+    Step {
+        name: "deny",
+        about: "advisories, licences and sources of dependencies, where cargo-deny is installed",
+        run: deny,
+    },
+    Step {
+        name: "test",
+        about: "unit and property tests",
+        run: |project| cargo(project, &["test", "--workspace", "--locked"]),
+    },
+    Step {
+        name: "build",
+        about: "the release build, which the steps after this one run",
+        run: |project| cargo(project, &["build", "--release", "--locked", "--package", "corelog"]),
+    },
+    Step { name: "simulation", about: "simulated crashes, 2,000 seeds", run: simulation },
+    Step { name: "clients-1", about: "real clients against one shard", run: |project| clients(project, 1) },
+    Step { name: "clients-4", about: "real clients against four shards", run: |project| clients(project, 4) },
+    Step {
+        name: "kill-fsync",
+        about: "kill -9 under load, acknowledged after the sync, one and four shards",
+        run: |project| kills(project, Durability::Fsync),
+    },
+    Step {
+        name: "kill-write",
+        about: "kill -9 under load, acknowledged after the write, one and four shards",
+        run: |project| kills(project, Durability::Write),
+    },
+];
+
+/// Prints what there is to run.
+pub(crate) fn list() {
+    for Step { name, about, .. } in STEPS {
+        println!("{name:<12} {about}");
+    }
+}
+
+/// Runs the steps named (all when none is), and returns whether none failed.
+pub(crate) fn run(project: &Project, only: &[String]) -> Result<bool> {
+    for name in only {
+        if !STEPS.iter().any(|step| step.name == name) {
+            bail!("there is no step {name}: see cargo xtask test --list");
+        }
+    }
+    let began = Instant::now();
+    let mut lines = Vec::new();
+    let [mut passed, mut failed, mut skipped] = [0; 3];
+    for step in STEPS {
+        if !only.is_empty() && !only.iter().any(|name| name == step.name) {
+            continue;
+        }
+        println!("== {}: {}", step.name, step.about);
+        let step_began = Instant::now();
+        let (count, result) = match (step.run)(project) {
+            Ok(Outcome::Passed(report)) => (&mut passed, format!("passed   {report}")),
+            Ok(Outcome::Skipped(reason)) => (&mut skipped, format!("skipped  {reason}")),
+            Err(error) => {
+                println!("{error:#}");
+                let error = format!("{error:#}");
+                let summary = error.lines().next().unwrap_or_default().to_owned();
+                (&mut failed, format!("FAILED   {summary}"))
+            }
+        };
+        *count += 1;
+        let seconds = step_began.elapsed().as_secs_f64();
+        println!("== {}: {result} ({seconds:.1} s)\n", step.name);
+        lines.push(format!("{:<12} {seconds:>7.1} s  {result}", step.name));
+    }
+    println!("{}", lines.join("\n"));
+    println!("in {:.0} s", began.elapsed().as_secs_f64());
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    Ok(failed == 0)
+}
+
+fn words(text: &str) -> Vec<&str> {
+    text.split(' ').collect()
+}
+
+fn cargo(project: &Project, arguments: &[&str]) -> Result<Outcome> {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(arguments).current_dir(project.root());
+    run_visibly(command, BUILD_LIMIT)?;
+    Ok(Outcome::Passed(String::new()))
+}
+
+/// A tool that checks the dependencies and not this project: nobody has to have it, CI neither.
+fn deny(project: &Project) -> Result<Outcome> {
+    if find("cargo-deny").is_none() {
+        return Ok(Outcome::Skipped("cargo-deny is not installed".to_owned()));
+    }
+    cargo(project, &words("deny --all-features check --hide-inclusion-graph licenses bans sources"))?;
+    let mut advisories = Command::new(env!("CARGO"));
+    advisories.args(words("deny --all-features check advisories")).current_dir(project.root());
+    let log = project.logs().join("advisories.log");
+    match process::run(advisories, &log, BUILD_LIMIT) {
+        Ok(()) => Ok(Outcome::Passed("advisories, licences, bans, sources".to_owned())),
+        // The database is a repository of its own, which not every machine reaches.
+        Err(_) if fs::read_to_string(&log)?.contains(ADVISORIES_UNREACHABLE) => Ok(Outcome::Passed(
+            "licences, bans, sources; advisories unchecked: their database is out of reach".to_owned(),
+        )),
+        Err(error) => Err(error),
+    }
+}
+
+fn simulation(project: &Project) -> Result<Outcome> {
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .args(words("test --release --locked --package corelog-engine --test crash"))
+        .env("CORELOG_CRASH_SEEDS", SIMULATION_SEEDS)
+        .current_dir(project.root());
+    run_visibly(command, BUILD_LIMIT)?;
+    Ok(Outcome::Passed(format!("{SIMULATION_SEEDS} seeds")))
+}
+
+fn clients(project: &Project, shards: usize) -> Result<Outcome> {
+    let tools = Toolbox::prepare(project)?;
+    if tools.java.is_none() && tools.python.is_none() && tools.kcat.is_none() {
+        return Ok(Outcome::Skipped(tools.missing.join("; ")));
+    }
+    let kind = BrokerKind::corelog(project)?;
+    matrix::run(project, &tools, &kind, shards, &[]).map(Outcome::Passed)
+}
+
+fn kills(project: &Project, durability: Durability) -> Result<Outcome> {
+    let tools = Toolbox::prepare(project)?;
+    if tools.python.is_none() {
+        return Ok(Outcome::Skipped(tools.missing.join("; ")));
+    }
+    let kind = BrokerKind::corelog(project)?;
+    let mut reports = Vec::new();
+    for shards in [1, 4] {
+        let plan = crash::Plan { durability, shards, kills: KILLS, seed: fastrand::u64(..) };
+        let report = crash::run(project, &tools, &kind, &plan).with_context(|| format!("{shards} shards"))?;
+        println!("  {report}");
+        reports.push(report);
+    }
+    Ok(Outcome::Passed(reports.join("; ")))
+}
