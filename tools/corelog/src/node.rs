@@ -1,6 +1,6 @@
 //! Running a node in this process: logging, the executors, what is said at the start.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -35,14 +35,22 @@ pub(crate) enum Greeting {
     FirstSteps,
 }
 
+/// Below warnings, openraft tells its state rather than events; a level for it can be asked for.
+const QUIET: &str = "openraft=warn";
+
 /// Logs go to stderr from here on.
 pub(crate) fn start_logging(level: &str) -> Result<()> {
+    let directives = match level.contains("openraft") {
+        true => level.to_owned(),
+        false => format!("{level},{QUIET}"),
+    };
     let filter = EnvFilter::builder()
-        .parse(level)
+        .parse(directives)
         .with_context(|| format!("'{level}' is no log level: error, warn, info, debug or trace"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init()
         .map_err(|error| anyhow!("logging cannot be started: {error}"))
 }
@@ -174,12 +182,9 @@ fn engine_options(config: &Config, addresses: &Addresses) -> Result<EngineOption
         },
         journal,
         meta: MetaOptions {
-            node,
-            listeners: listeners.collect::<Result<_>>()?,
-            rack: None,
             default_partitions: config.topics.default_partitions,
-            default_replication_factor: 1,
             configs: defaults.clone(),
+            ..MetaOptions::new(node, listeners.collect::<Result<_>>()?)
         },
         defaults,
     })
