@@ -202,9 +202,12 @@ async fn write_behind_inner(probe: &JournalProbe, worker: usize, beside: &Beside
             }
             let base = log.position().batch_base;
             set_base_offset(&mut batch, base.0);
-            let bytes = Bytes::copy_from_slice(&batch);
-            let position = log.flush(&[bytes], Roll::PadBlock).await?;
-            anyhow::ensure!(position.batch_base == base.plus(count), "a flush writes its batch");
+            // A segment keeps whole blocks; what is left of a batch stays in the journal, which is
+            // what a node does as well. Here the next flush begins with that batch again.
+            let first = Bytes::copy_from_slice(&batch);
+            set_base_offset(&mut batch, base.plus(count).0);
+            let second = Bytes::copy_from_slice(&batch);
+            log.flush(&[first, second], Roll::AsNeeded).await?;
             beside.flushes.set(beside.flushes.get() + 1);
             beside.bytes.set(beside.bytes.get() + batch.len() as u64);
         }

@@ -26,6 +26,8 @@ pub struct NodeDefaults {
     pub max_message_bytes_ceiling: i32,
     /// Default of `segment.bytes`.
     pub segment_bytes: i32,
+    /// Default of `segment.ms`.
+    pub segment_ms: i64,
 }
 
 impl NodeDefaults {
@@ -48,6 +50,7 @@ impl Default for NodeDefaults {
             max_message_bytes: 1_048_588,
             max_message_bytes_ceiling: i32::MAX,
             segment_bytes: 1 << 30,
+            segment_ms: 604_800_000,
         }
     }
 }
@@ -158,6 +161,7 @@ enum DefaultValue {
     Durability,
     MaxMessageBytes,
     SegmentBytes,
+    SegmentMs,
 }
 
 /// One config: its name, type, allowed values, default and documentation.
@@ -387,7 +391,7 @@ static DESCRIPTORS: &[ConfigDescriptor] = &[
     config(
         "segment.ms",
         Range::Long { min: 1 },
-        Fixed("604800000"),
+        DefaultValue::SegmentMs,
         Enforced,
         "At which age a segment is closed and the next one begun.",
     ),
@@ -425,6 +429,7 @@ impl ConfigDescriptor {
                 defaults.max_message_bytes.min(defaults.max_message_bytes_ceiling).to_string()
             }
             DefaultValue::SegmentBytes => defaults.segment_bytes.to_string(),
+            DefaultValue::SegmentMs => defaults.segment_ms.to_string(),
         }
     }
 

@@ -14,6 +14,7 @@ mod frame;
 mod handlers;
 mod http;
 mod metrics;
+pub mod node;
 pub mod options;
 mod refusals;
 pub mod server;

@@ -79,11 +79,6 @@ impl JournalOptions {
             planted: PlantedBug::NONE,
         }
     }
-
-    /// Longest payload that fits into a file.
-    pub fn max_entry_bytes(&self) -> usize {
-        state::max_entry_bytes(self)
-    }
 }
 
 /// How far the journal is. Both ends are exclusive, and only ever grow.

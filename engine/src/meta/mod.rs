@@ -50,7 +50,7 @@ use crate::types::{Lsn, NodeId, TopicId};
 
 /// The largest command that is proposed, where the journal's entries can hold it; what is larger is
 /// split, or refused.
-const COMMAND_BYTES_MAX: usize = 512 << 10;
+const COMMAND_BYTES_MAX: usize = 96 << 10;
 
 /// How long a start waits for a leader.
 const LEADER_WAIT: Duration = Duration::from_secs(30);

@@ -61,6 +61,7 @@ fn options(bug: PlantedBug) -> EngineOptions {
             default_partitions: 1,
             default_replication_factor: 1,
             configs: NodeDefaults::default(),
+            entries_per_snapshot: 20,
         },
         defaults: NodeDefaults::default(),
     }

@@ -1,27 +1,37 @@
 //! Running a node in this process: logging, the executors, what is said at the start.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use corelog_engine::engine::{Engine, EngineOptions};
+use corelog_engine::engine::EngineOptions;
 use corelog_engine::journal::JournalOptions;
-use corelog_engine::messages::{ShardReply, ShardRequest};
 use corelog_engine::meta::MetaOptions;
 use corelog_engine::meta::image::ListenerMeta;
 use corelog_engine::planted::PlantedBug;
 use corelog_engine::shard::ShardOptions;
 use corelog_engine::topic_config::NodeDefaults;
 use corelog_engine::types::{Durability, NodeId};
+use corelog_net::node::{self, NodeSpec};
 use corelog_net::options::{ListenerOptions, NetOptions};
-use corelog_net::server::{Addresses, Bound, NodeNet, Server};
-use corelog_runtime::fs::lock_data_dir;
-use corelog_runtime::shards::{self, ShardContext, stop_signal};
+use corelog_net::server::{Addresses, NodeNet};
+use corelog_runtime::{fs, shards};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, DefaultDurability, Listener, parse_cores};
+
+/// A partition with so much unflushed data is written to its segments: large enough that a sync per
+/// flush costs little, small enough that many hot partitions stay within the journal.
+const FLUSH_CHUNK_BYTES: usize = 4 << 20;
+/// Smaller tails are carried forward in the journal instead of being written to segments.
+const CARRY_BYTES_MAX: usize = 64 << 10;
+/// Appended and not yet written to a shard's journal: more than the device takes in a few ms.
+const JOURNAL_QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Segment files that one shard holds open.
+const OPEN_FILES_MAX: usize = 512;
 
 /// In the data directory, for whoever started the node with port 0.
 const ADDRESSES_FILE: &str = "corelog.addresses";
@@ -35,145 +45,94 @@ pub(crate) enum Greeting {
     FirstSteps,
 }
 
-/// Below warnings, openraft tells its state rather than events; a level for it can be asked for.
-const QUIET: &str = "openraft=warn";
-
 /// Logs go to stderr from here on.
 pub(crate) fn start_logging(level: &str) -> Result<()> {
-    let directives = match level.contains("openraft") {
-        true => level.to_owned(),
-        false => format!("{level},{QUIET}"),
-    };
     let filter = EnvFilter::builder()
-        .parse(directives)
+        .parse(level)
         .with_context(|| format!("'{level}' is no log level: error, warn, info, debug or trace"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
         .try_init()
         .map_err(|error| anyhow!("logging cannot be started: {error}"))
 }
 
-/// A partition with so much unflushed data is written to its segments.
-const FLUSH_CHUNK_BYTES: usize = 1 << 20;
-/// A smaller tail is carried forward in the journal when its file is freed.
-const CARRY_BYTES_MAX: usize = 64 << 10;
-/// Appended and not yet written to the journal: at this size produces wait.
-const JOURNAL_QUEUE_BYTES_MAX: usize = 16 << 20;
-/// Segment files of one shard held open.
-const OPEN_FILES_MAX: usize = 256;
-
-/// Runs a node until it is told to stop.
-pub(crate) fn run(config: &Config, greeting: Greeting) -> Result<()> {
-    let options = shards::Options {
+/// How the executors are started.
+pub(crate) fn shard_options(config: &Config) -> Result<shards::Options> {
+    Ok(shards::Options {
         cores: parse_cores(&config.cores)?,
         shards: config.shards,
         data_dirs: vec![config.data_dir.clone()],
         ..shards::Options::default()
-    };
-    let node = Node {
-        net: net_options(config)?,
-        config: config.clone(),
-        greeting,
-        shared: Arc::default(),
-    };
-    shards::run(options, move |context| shard_main(node.clone(), context))?;
-    Ok(())
-}
-
-/// What every shard of this process is given.
-#[derive(Clone)]
-struct Node {
-    config: Config,
-    net: NetOptions,
-    greeting: Greeting,
-    /// Made by the first shard that needs it: only shards know how many they are.
-    shared: Arc<OnceLock<Arc<NodeNet>>>,
-}
-
-async fn shard_main(node: Node, context: ShardContext<ShardRequest, ShardReply>) -> Result<(), String> {
-    serve(node, context).await.map_err(|error| format!("{error:#}"))
-}
-
-/// One shard's life: its sockets first, so that a port that is taken changes nothing on disk.
-async fn serve(node: Node, context: ShardContext<ShardRequest, ShardReply>) -> Result<()> {
-    let stop = stop_signal();
-    let _lock = match context.shard {
-        0 => Some(lock_data_dir(&node.config.data_dir)?),
-        _ => None,
-    };
-    let shared = Arc::clone(node.shared.get_or_init(|| NodeNet::new(context.shards)));
-    let bound = Bound::bind(&shared, context.shard, &node.net).await?;
-    let addresses = bound.addresses().clone();
-    let options = engine_options(&node.config, &addresses)?;
-    let engine = Engine::start(context.mesh, options).await?;
-    let server = Server::start(engine.clone(), node.net.clone(), shared, bound);
-    if context.shard == 0 {
-        announce(&node.config, &addresses, node.greeting)?;
-    }
-    stop.wait().await;
-    if context.shard == 0 {
-        tracing::info!("stopping");
-    }
-    server.stop().await;
-    engine.shut_down().await.map_err(|reason| anyhow!(reason))
-}
-
-fn net_options(config: &Config) -> Result<NetOptions> {
-    let mut listeners = Vec::new();
-    for listener in &config.listener {
-        listeners.push(ListenerOptions {
-            name: listener.name.clone(),
-            bind: listener.bind_addr()?,
-        });
-    }
-    Ok(NetOptions {
-        listeners,
-        http: config.http_addr()?,
-        max_frame_bytes: config.network.max_frame_bytes,
-        max_connections: config.network.max_connections,
-        request_memory_bytes: config.network.request_memory_bytes,
-        response_memory_bytes: config.network.response_memory_bytes,
-        idle_timeout: Duration::from_millis(config.network.idle_timeout_ms),
-        auto_create_topics: config.topics.auto_create,
-        ..NetOptions::default()
     })
 }
 
-fn engine_options(config: &Config, addresses: &Addresses) -> Result<EngineOptions> {
-    let advertised = |(listener, bound): (&Listener, &std::net::SocketAddr)| {
-        let (host, port) = listener.advertised(*bound)?;
+/// Runs a node until it is asked to stop.
+pub(crate) fn run(config: &Config, greeting: Greeting) -> Result<()> {
+    let mut options = shard_options(config)?;
+    if options.shards == 0 {
+        options.shards = match &options.cores {
+            Some(cores) => cores.len(),
+            None => std::thread::available_parallelism()?.get(),
+        };
+    }
+    let _lock = fs::lock_data_dir(&config.data_dir)?;
+    let spec = node_spec(config, options.shards, greeting)?;
+    shards::run(options, move |context| node::run_shard(context, spec.clone()))?;
+    Ok(())
+}
+
+fn node_spec(config: &Config, shards: usize, greeting: Greeting) -> Result<NodeSpec> {
+    let listeners = config.listener.clone();
+    let for_announcement = config.clone();
+    Ok(NodeSpec {
+        engine: engine_options(config)?,
+        net: net_options(config)?,
+        shared: NodeNet::new(shards),
+        advertise: Arc::new(move |bound| advertised(&listeners, bound).map_err(|error| format!("{error:#}"))),
+        on_ready: Arc::new(move |bound| {
+            let names = for_announcement.listener.iter().map(|listener| listener.name.clone());
+            let kafka = names.zip(bound.listeners.iter().copied()).collect();
+            let bound = Bound { kafka, http: bound.http };
+            announce(&for_announcement.data_dir, &bound, greeting).map_err(|error| format!("{error:#}"))
+        }),
+    })
+}
+
+fn advertised(listeners: &[Listener], bound: &Addresses) -> Result<Vec<ListenerMeta>> {
+    let advertised = listeners.iter().zip(&bound.listeners).map(|(listener, address)| {
+        let (host, port) = listener.advertised(*address)?;
         Ok(ListenerMeta { name: listener.name.clone(), host, port })
-    };
-    let listeners = config.listener.iter().zip(&addresses.listeners).map(advertised);
-    let node = NodeId(config.node_id);
-    let journal = JournalOptions {
-        file_bytes: config.journal.file_bytes,
-        first_file_bytes: config.journal.first_file_bytes,
-        max_files: config.journal.max_files,
-        flush_interval: Duration::from_millis(config.journal.flush_interval_ms),
-        // Directory and id are each shard's own.
-        ..JournalOptions::new(PathBuf::new(), 0)
-    };
-    let entry_bytes_max = i32::try_from(journal.max_entry_bytes()).unwrap_or(i32::MAX);
+    });
+    advertised.collect()
+}
+
+fn engine_options(config: &Config) -> Result<EngineOptions> {
+    let mut journal = JournalOptions::new(PathBuf::new(), 0);
+    journal.file_bytes = config.journal.file_bytes;
+    journal.first_file_bytes = config.journal.first_file_bytes.min(config.journal.file_bytes);
+    journal.max_files = config.journal.max_files;
+    journal.flush_interval = Duration::from_millis(config.journal.flush_interval_ms);
+    let capacity = usize::try_from(journal.file_bytes)? * journal.max_files;
+    // A batch has to fit a journal file, together with a state when it is carried forward.
+    let largest_batch = i32::try_from(journal.first_file_bytes / 2)?;
     let defaults = NodeDefaults {
         durability: match config.topics.durability {
             DefaultDurability::Fsync => Durability::Fsync,
             DefaultDurability::Write => Durability::Write,
         },
-        segment_bytes: config.segments.segment_bytes,
-        ..NodeDefaults::with_ceiling(entry_bytes_max)
+        segment_bytes: i32::try_from(config.segments.segment_bytes).unwrap_or(i32::MAX),
+        segment_ms: i64::try_from(config.segments.segment_ms).unwrap_or(i64::MAX),
+        ..NodeDefaults::with_ceiling(largest_batch)
     };
-    // What only the journal holds must fit into it, with room for what is being freed.
-    let journal_files = u64::try_from(config.journal.max_files).unwrap_or(u64::MAX);
-    let unflushed_bytes = config.journal.file_bytes.saturating_mul(journal_files) / 2;
+    let node = NodeId(config.node_id);
     Ok(EngineOptions {
         shard: ShardOptions {
             data_dir: config.data_dir.clone(),
             node,
             tail_cache_bytes: config.memory.tail_cache_bytes,
-            unflushed_bytes_max: usize::try_from(unflushed_bytes).unwrap_or(usize::MAX),
+            // Half of the journal: the other half is room for what is being reclaimed.
+            unflushed_bytes_max: capacity / 2,
             flush_chunk_bytes: FLUSH_CHUNK_BYTES,
             carry_bytes_max: CARRY_BYTES_MAX,
             journal_queue_bytes_max: JOURNAL_QUEUE_BYTES_MAX,
@@ -182,48 +141,83 @@ fn engine_options(config: &Config, addresses: &Addresses) -> Result<EngineOption
         },
         journal,
         meta: MetaOptions {
+            node,
+            listeners: Vec::new(),
+            rack: None,
             default_partitions: config.topics.default_partitions,
+            default_replication_factor: 1,
             configs: defaults.clone(),
-            ..MetaOptions::new(node, listeners.collect::<Result<_>>()?)
+            entries_per_snapshot: corelog_engine::meta::ENTRIES_PER_SNAPSHOT,
         },
         defaults,
     })
 }
 
+fn net_options(config: &Config) -> Result<NetOptions> {
+    let listeners = config.listener.iter().map(|listener| {
+        Ok(ListenerOptions { name: listener.name.clone(), bind: listener.bind_addr()? })
+    });
+    let text = |value: &dyn std::fmt::Display| value.to_string();
+    Ok(NetOptions {
+        listeners: listeners.collect::<Result<_>>()?,
+        http: config.http_addr()?,
+        max_frame_bytes: config.network.max_frame_bytes,
+        max_connections: config.network.max_connections,
+        request_memory_bytes: config.network.request_memory_bytes,
+        response_memory_bytes: config.network.response_memory_bytes,
+        idle_timeout: Duration::from_millis(config.network.idle_timeout_ms),
+        auto_create_topics: config.topics.auto_create,
+        shown_configs: vec![
+            ("num.partitions".to_owned(), text(&config.topics.default_partitions)),
+            ("default.replication.factor".to_owned(), "1".to_owned()),
+            ("log.segment.bytes".to_owned(), text(&config.segments.segment_bytes)),
+            ("log.roll.ms".to_owned(), text(&config.segments.segment_ms)),
+            ("log.dirs".to_owned(), config.data_dir.display().to_string()),
+        ],
+        ..NetOptions::default()
+    })
+}
+
+/// The addresses that were bound.
+#[derive(Debug, Clone)]
+pub(crate) struct Bound {
+    /// By listener, in the configuration's order: its name and address.
+    pub(crate) kafka: Vec<(String, SocketAddr)>,
+    pub(crate) http: Option<SocketAddr>,
+}
+
 /// Says on stdout where the node listens, once it does, and leaves the same in the data directory.
-fn announce(config: &Config, addresses: &Addresses, greeting: Greeting) -> Result<()> {
-    let path = config.data_dir.join(ADDRESSES_FILE);
-    let names = config.listener.iter().map(|listener| listener.name.as_str());
-    // Nothing is promised about this file after a crash: a plain write is enough.
-    std::fs::write(&path, addresses_text(names, addresses))
+pub(crate) fn announce(data_dir: &Path, bound: &Bound, greeting: Greeting) -> Result<()> {
+    let path = data_dir.join(ADDRESSES_FILE);
+    std::fs::write(&path, addresses_text(bound))
         .with_context(|| format!("cannot write {}", path.display()))?;
     let mut out = std::io::stdout().lock();
-    for address in &addresses.listeners {
+    for (_, address) in &bound.kafka {
         writeln!(out, "listening on {address}")?;
     }
     if greeting == Greeting::FirstSteps {
-        out.write_all(first_steps(&config.data_dir, addresses).as_bytes())?;
+        out.write_all(first_steps(data_dir, bound).as_bytes())?;
     }
     Ok(out.flush()?)
 }
 
-fn addresses_text<'a>(names: impl Iterator<Item = &'a str>, addresses: &Addresses) -> String {
+fn addresses_text(bound: &Bound) -> String {
     let mut text = String::new();
-    if let Some(first) = addresses.listeners.first() {
-        text.push_str(&format!("kafka={first}\n"));
-    }
-    for (name, address) in names.zip(&addresses.listeners) {
+    for (at, (name, address)) in bound.kafka.iter().enumerate() {
+        if at == 0 {
+            text.push_str(&format!("kafka={address}\n"));
+        }
         text.push_str(&format!("kafka.{name}={address}\n"));
     }
-    if let Some(http) = addresses.http {
+    if let Some(http) = bound.http {
         text.push_str(&format!("http={http}\n"));
     }
     text
 }
 
-fn first_steps(data_dir: &Path, addresses: &Addresses) -> String {
-    let kafka = addresses.listeners.first().map(ToString::to_string).unwrap_or_default();
-    let http = match addresses.http {
+fn first_steps(data_dir: &Path, bound: &Bound) -> String {
+    let kafka = bound.kafka.first().map(|(_, address)| address.to_string()).unwrap_or_default();
+    let http = match bound.http {
         Some(http) => format!("  metrics  curl http://{http}/metrics\n"),
         None => String::new(),
     };
@@ -254,12 +248,15 @@ mod tests {
 
     #[test]
     fn the_addresses_file_names_the_first_listener_and_each() {
-        let addresses = Addresses {
-            listeners: vec!["127.0.0.1:9092".parse().unwrap(), "10.0.0.1:9093".parse().unwrap()],
+        let bound = Bound {
+            kafka: vec![
+                ("main".to_owned(), "127.0.0.1:9092".parse().unwrap()),
+                ("inside".to_owned(), "10.0.0.1:9093".parse().unwrap()),
+            ],
             http: Some("127.0.0.1:9644".parse().unwrap()),
         };
         assert_eq!(
-            addresses_text(["main", "inside"].into_iter(), &addresses),
+            addresses_text(&bound),
             "kafka=127.0.0.1:9092\nkafka.main=127.0.0.1:9092\nkafka.inside=10.0.0.1:9093\n\
              http=127.0.0.1:9644\n"
         );

@@ -216,7 +216,7 @@ impl Broker {
 
     fn corelog_command(&self, binary: &Path) -> Result<Command> {
         let config = self.folder.join("corelog.toml");
-        fs::write(&config, format!("auto_create_topics = {}\n", self.options.auto_create))?;
+        fs::write(&config, format!("[topics]\nauto_create = {}\n", self.options.auto_create))?;
         let mut command = tethered(binary);
         command
             .arg("serve")

@@ -102,7 +102,8 @@ section! {
 section! {
     /// Defaults of segments.
     Segments {
-        segment_bytes: i32 = 1 << 30,
+        segment_bytes: u64 = 1 << 30,
+        segment_ms: u64 = 7 * 24 * 3_600_000,
     }
 }
 
@@ -155,7 +156,9 @@ const JOURNAL_FILE_BYTES_MIN: u64 = 1 << 20;
 /// A journal needs one file to write to, one that is being freed and one in reserve.
 const JOURNAL_FILES_MIN: usize = 3;
 /// Kafka's own lower limit is 14; a file of less than this holds next to nothing.
-const SEGMENT_BYTES_MIN: i32 = 1 << 16;
+const SEGMENT_BYTES_MIN: u64 = 1 << 16;
+/// Kafka's `segment.bytes` is a signed number of 32 bits.
+const SEGMENT_BYTES_MAX: u64 = (1 << 31) - 1;
 /// Direct writes are multiples of this.
 const BLOCK_BYTES: u64 = 4096;
 /// More partitions than this are surely a mistake.
@@ -304,8 +307,9 @@ impl Config {
         );
         let segment_bytes = self.segments.segment_bytes;
         ensure!(
-            segment_bytes >= SEGMENT_BYTES_MIN,
-            "segments.segment_bytes is {segment_bytes}: at least {SEGMENT_BYTES_MIN}"
+            (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes),
+            "segments.segment_bytes is {segment_bytes}: from {SEGMENT_BYTES_MIN} to \
+             {SEGMENT_BYTES_MAX} are possible"
         );
         ensure!(journal.flush_interval_ms > 0, "journal.flush_interval_ms must not be 0");
         ensure!(self.network.max_connections > 0, "network.max_connections must not be 0");
