@@ -1,6 +1,6 @@
 //! Running a node in this process: logging, the executors, what is said at the start.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,12 +47,14 @@ pub(crate) enum Greeting {
 
 /// Logs go to stderr from here on.
 pub(crate) fn start_logging(level: &str) -> Result<()> {
+    // openraft tells its whole state at level info; whoever wants that asks for it by name.
     let filter = EnvFilter::builder()
-        .parse(level)
+        .parse(format!("openraft=warn,{level}"))
         .with_context(|| format!("'{level}' is no log level: error, warn, info, debug or trace"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init()
         .map_err(|error| anyhow!("logging cannot be started: {error}"))
 }
@@ -141,13 +143,9 @@ fn engine_options(config: &Config) -> Result<EngineOptions> {
         },
         journal,
         meta: MetaOptions {
-            node,
-            listeners: Vec::new(),
-            rack: None,
             default_partitions: config.topics.default_partitions,
-            default_replication_factor: 1,
             configs: defaults.clone(),
-            entries_per_snapshot: corelog_engine::meta::ENTRIES_PER_SNAPSHOT,
+            ..MetaOptions::new(node, Vec::new())
         },
         defaults,
     })
