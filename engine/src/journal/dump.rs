@@ -97,7 +97,11 @@ pub async fn read_file(
 ) -> io::Result<()> {
     let mut window = Window::open(path).await?;
     let header = FileHeader::decode(&window.get(0, BLOCK_BYTES).await?);
-    visit(Item::File { path, len_bytes: window.len(), header });
+    visit(Item::File {
+        path,
+        len_bytes: window.len(),
+        header,
+    });
     let mut position = FIRST_COMMIT_BYTES;
     let mut before: Option<CommitHeader> = None;
     while position < window.len() {
@@ -110,17 +114,22 @@ pub async fn read_file(
         let commit = match CommitHeader::decode(&block) {
             Ok(commit) if commit.position_bytes == here && window.contains(&commit) => commit,
             Ok(_) => {
-                visit(Item::BadCommit { position_bytes: here, error: FormatError::Length });
+                visit(Item::BadCommit {
+                    position_bytes: here,
+                    error: FormatError::Length,
+                });
                 continue;
             }
             Err(error) => {
-                visit(Item::BadCommit { position_bytes: here, error });
+                visit(Item::BadCommit {
+                    position_bytes: here,
+                    error,
+                });
                 continue;
             }
         };
-        let stale = header.is_ok_and(|file| {
-            (file.generation, file.run.run) != (commit.generation, commit.run)
-        });
+        let stale = header
+            .is_ok_and(|file| (file.generation, file.run.run) != (commit.generation, commit.run));
         // The blocks of a stale commit may be partly overwritten: look at each.
         if !stale {
             position = commit.end_position_bytes();
@@ -132,7 +141,12 @@ pub async fn read_file(
                     && before.crc == commit.predecessor
             });
             let body = check_commit_body(&commit, &bytes);
-            visit(Item::Commit { header: commit, stale, continues, body });
+            visit(Item::Commit {
+                header: commit,
+                stale,
+                continues,
+                body,
+            });
             if detail.entries {
                 visit_entries(&commit, &bytes, visit);
             }

@@ -19,8 +19,15 @@ use super::scan::file_name;
 use super::state::{LiveFile, PreparedFile, SpareFile, State};
 use super::{Inner, JournalError, io_error};
 
-/// The head of a new run is zero-filled in steps of this size while it is in use.
-pub(super) const FILL_STEP_BYTES: u64 = 1 << 20;
+/// What is zero-filled of a new run's head before it is used.
+pub(super) const FIRST_FILL_BYTES: u64 = 1 << 20;
+
+/// The rest of it is filled while it is in use, each time up to this many times what was ready:
+/// each step's sync makes the file longer, which holds up the syncs of commits meanwhile.
+const FILL_FACTOR: u64 = 4;
+
+/// A new file is zero-filled in steps of this size, so that a close need not wait for all of it.
+const CREATE_STEP_BYTES: u64 = 8 << 20;
 
 /// Spares kept: the next file and the reserve.
 const SPARES_MAX: usize = 2;
@@ -34,7 +41,12 @@ enum Job {
     /// Give a spare its header.
     Prepare(SpareFile),
     /// Zero-fill more of the head.
-    Fill { file: File, from: u64, to: u64, generation: u64 },
+    Fill {
+        file: File,
+        from: u64,
+        to: u64,
+        generation: u64,
+    },
     /// Create a spare.
     Create { index: u64 },
 }
@@ -84,9 +96,14 @@ fn next_job(state: &mut State) -> Option<Job> {
     }
     if wants_fill(state) {
         let from = state.head.ready_bytes;
-        let to = (from + FILL_STEP_BYTES).min(state.head.bytes);
+        let to = from.saturating_mul(FILL_FACTOR).min(state.head.bytes);
         let (file, generation) = (state.head.file.clone(), state.head.generation);
-        return Some(Job::Fill { file, from, to, generation });
+        return Some(Job::Fill {
+            file,
+            from,
+            to,
+            generation,
+        });
     }
     if state.lacks_ready_file() {
         let index = state.next_index;
@@ -145,8 +162,15 @@ async fn perform(inner: &Rc<Inner>, job: Job) -> Result<(), JournalError> {
     match job {
         Job::Retire(file) => retire(inner, file).await,
         Job::Prepare(spare) => prepare(inner, spare).await,
-        Job::Fill { file, from, to, generation } => {
-            file.zero_fill(from, to).await.map_err(io_error("zero-fill", &inner.options.dir))?;
+        Job::Fill {
+            file,
+            from,
+            to,
+            generation,
+        } => {
+            file.zero_fill(from, to)
+                .await
+                .map_err(io_error("zero-fill", &inner.options.dir))?;
             let mut state = inner.state.borrow_mut();
             if state.head.generation == generation {
                 state.head.ready_bytes = to;
@@ -165,13 +189,21 @@ async fn retire(inner: &Rc<Inner>, file: LiveFile) -> Result<(), JournalError> {
     if file.unreplayed {
         let aside = file.path.with_extension("corrupt");
         tracing::warn!(path = %aside.display(), "journal file with unread entries set aside");
-        fs::rename(&file.path, &aside).await.map_err(io_error("rename", &file.path))?;
+        fs::rename(&file.path, &aside)
+            .await
+            .map_err(io_error("rename", &file.path))?;
     } else if reusable {
-        let spare = SpareFile { path: file.path, file: file.file, bytes: file.bytes };
+        let spare = SpareFile {
+            path: file.path,
+            file: file.file,
+            bytes: file.bytes,
+        };
         inner.state.borrow_mut().spares.push(spare);
         return Ok(());
     } else {
-        fs::remove_file(&file.path).await.map_err(io_error("remove", &file.path))?;
+        fs::remove_file(&file.path)
+            .await
+            .map_err(io_error("remove", &file.path))?;
     }
     if let Some(open) = file.file {
         open.close().await.map_err(io_error("close", &file.path))?;
@@ -184,7 +216,9 @@ async fn prepare(inner: &Rc<Inner>, spare: SpareFile) -> Result<(), JournalError
     let failed = io_error("write the header of", &spare.path);
     let file = match spare.file {
         Some(file) => file,
-        None => File::open(&spare.path, OpenMode::ReadWrite).await.map_err(&failed)?,
+        None => File::open(&spare.path, OpenMode::ReadWrite)
+            .await
+            .map_err(&failed)?,
     };
     let header = {
         let mut state = inner.state.borrow_mut();
@@ -203,7 +237,12 @@ async fn prepare(inner: &Rc<Inner>, spare: SpareFile) -> Result<(), JournalError
     file.sync_data().await.map_err(&failed)?;
     let generation = header.generation;
     tracing::debug!(generation, "journal file ready");
-    let prepared = PreparedFile { path: spare.path, file, generation, bytes: spare.bytes };
+    let prepared = PreparedFile {
+        path: spare.path,
+        file,
+        generation,
+        bytes: spare.bytes,
+    };
     inner.state.borrow_mut().next = Some(prepared);
     Ok(())
 }
@@ -220,23 +259,41 @@ async fn create_spare(inner: &Rc<Inner>, index: u64) -> Result<(), JournalError>
     let path = dir.join(file_name(index));
     let bytes = inner.options.file_bytes;
     let failed = io_error("create", &path);
-    let created = zero_filled(dir, &path, bytes).await;
-    let file = match created {
-        Ok(file) => file,
+    match zero_filled(inner, &path, bytes).await {
+        Ok(Some(file)) => {
+            fs::sync_dir(dir).await.map_err(io_error("sync", dir))?;
+            inner.state.borrow_mut().spares.push(SpareFile {
+                path,
+                file: Some(file),
+                bytes,
+            });
+            Ok(())
+        }
+        Ok(None) => {
+            remove_partial(&path).await;
+            Ok(())
+        }
         Err(error) => {
             remove_partial(&path).await;
-            return Err(failed(error));
+            Err(failed(error))
         }
-    };
-    inner.state.borrow_mut().spares.push(SpareFile { path, file: Some(file), bytes });
-    Ok(())
+    }
 }
 
-async fn zero_filled(dir: &Path, path: &Path, bytes: u64) -> io::Result<File> {
+/// `None` if the journal was closed meanwhile.
+async fn zero_filled(inner: &Inner, path: &Path, bytes: u64) -> io::Result<Option<File>> {
     let file = File::create(path).await?;
-    file.zero_fill(0, bytes).await?;
-    fs::sync_dir(dir).await?;
-    Ok(file)
+    let mut from = 0;
+    while from < bytes {
+        if is_over(&inner.state.borrow()) {
+            file.close().await?;
+            return Ok(None);
+        }
+        let to = (from + CREATE_STEP_BYTES).min(bytes);
+        file.zero_fill(from, to).await?;
+        from = to;
+    }
+    Ok(Some(file))
 }
 
 /// Gives back the space of a file that could not be filled; if that fails too, the next start

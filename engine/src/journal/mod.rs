@@ -6,7 +6,7 @@
 //! time, and used again once the shard has released what is in them; nothing here decides what is
 //! still needed.
 //!
-//! - [`format`](self) (in `format.rs`): the bytes; drawn in `docs/FORMAT.md`
+//! - [`format`]: the bytes; drawn in `docs/FORMAT.md`
 //! - `state.rs`: what is queued, being written, synced, released; no I/O
 //! - `driver.rs`: the one task that writes and syncs
 //! - `housekeeping.rs`: files made ready, recycled, removed, in the background
@@ -265,7 +265,11 @@ impl Journal {
             .progress
             .until(|| {
                 let state = inner.state.borrow();
-                if state.progress != seen { Some(Ok(state.progress)) } else { state.failure().map(Err) }
+                if state.progress != seen {
+                    Some(Ok(state.progress))
+                } else {
+                    state.failure().map(Err)
+                }
             })
             .await
     }
@@ -281,7 +285,11 @@ impl Journal {
             .progress
             .until(|| {
                 let state = inner.state.borrow();
-                if state.progress.synced > lsn { Some(Ok(())) } else { state.failure().map(Err) }
+                if state.progress.synced > lsn {
+                    Some(Ok(()))
+                } else {
+                    state.failure().map(Err)
+                }
             })
             .await
     }
@@ -303,7 +311,10 @@ impl Journal {
     /// Waits until fewer than `bytes` are queued; for ever if the journal fenced itself.
     pub async fn drained_below(&self, bytes: usize) {
         let inner = &self.inner;
-        inner.drained.until(|| (inner.state.borrow().queued_bytes() < bytes).then_some(())).await;
+        inner
+            .drained
+            .until(|| (inner.state.borrow().queued_bytes() < bytes).then_some(()))
+            .await;
     }
 
     /// LSNs in the oldest file that still counts; `None` if that is the one being written to.
@@ -331,7 +342,10 @@ impl Journal {
     /// of an earlier run while nothing else is to do. Resolves at once as long as that is so.
     pub async fn pressure(&self) {
         let inner = &self.inner;
-        inner.files.until(|| inner.state.borrow().is_pressed().then_some(())).await;
+        inner
+            .files
+            .until(|| inner.state.borrow().is_pressed().then_some(()))
+            .await;
     }
 
     /// Entries below `below` are no longer needed: whatever replaces them is synced. Files wholly

@@ -10,21 +10,22 @@
 //! 3. A later commit of the newest run that knew more to be synced than was reached, or an older
 //!    run that does not reach its recorded end, is a corruption. Else it is a torn tail.
 
+mod lost;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
 use corelog_runtime::fs::{File, OpenMode};
 
-use super::format::{CommitHeader, EntryIter, FileHeader, FormatError, RunEnd, RunHeader};
+use self::lost::Lost;
+use super::format::{EntryIter, FileHeader, FormatError, RunEnd, RunHeader};
 use super::scan::{
     FIRST_COMMIT_BYTES, FoundFile, Link, Stop, Walk, Window, begins_with_commit, index_commits,
     list_files,
 };
-use super::{
-    Corruption, Entry, JournalError, JournalOptions, ReplayReport, TornTail, io_error, sync_file,
-};
-use crate::types::{Lsn, TopicPartition};
+use super::{Corruption, Entry, JournalError, JournalOptions, ReplayReport, io_error, sync_file};
+use crate::types::Lsn;
 
 /// A file of an earlier run whose entries were replayed and are not released yet.
 #[derive(Debug, Clone)]
@@ -70,19 +71,14 @@ struct RunPlan {
     cut: bool,
 }
 
-/// Entries that are on disk behind a corruption: from `stop` on, in generations below `until`.
-struct Lost {
-    stop: RunEnd,
-    until: u64,
-    message: String,
-}
-
 /// Replays everything that counts into `sink`.
 pub(super) async fn recover(
     options: &JournalOptions,
     sink: impl FnMut(Lsn, Entry),
 ) -> Result<Recovered, JournalError> {
-    let files = list_files(&options.dir).await.map_err(io_error("list", &options.dir))?;
+    let files = list_files(&options.dir)
+        .await
+        .map_err(io_error("list", &options.dir))?;
     check_identity(&files, options.journal_id)?;
     let mut recovery = Recovery {
         options,
@@ -102,7 +98,10 @@ pub(super) async fn recover(
 }
 
 fn newest_header(files: &[FoundFile]) -> Option<FileHeader> {
-    files.iter().filter_map(|file| file.header.ok()).max_by_key(|header| header.generation)
+    files
+        .iter()
+        .filter_map(|file| file.header.ok())
+        .max_by_key(|header| header.generation)
 }
 
 fn check_identity(files: &[FoundFile], journal_id: u64) -> Result<(), JournalError> {
@@ -116,7 +115,10 @@ fn check_identity(files: &[FoundFile], journal_id: u64) -> Result<(), JournalErr
                 });
             }
             Err(FormatError::Version(version)) => {
-                return Err(JournalError::NewerFormat { path: file.path.clone(), version: *version });
+                return Err(JournalError::NewerFormat {
+                    path: file.path.clone(),
+                    version: *version,
+                });
             }
             Ok(_) | Err(_) => {}
         }
@@ -145,25 +147,38 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
     async fn index_newest(&mut self) -> Result<(), JournalError> {
         for file in &mut self.files {
             if matches!(&file.header, Err(error) if *error != FormatError::Blank) {
-                file.commits = index_commits(file).await.map_err(io_error("read", &file.path))?;
+                file.commits = index_commits(file)
+                    .await
+                    .map_err(io_error("read", &file.path))?;
             }
         }
-        let Some(newest) = self.newest else { return Ok(()) };
+        let Some(newest) = self.newest else {
+            return Ok(());
+        };
         let mut of_run = self.files_of_run(newest.run.run);
         let mut skip = 0;
         for (nth, at) in of_run.iter().enumerate().rev() {
             let file = &self.files[*at];
-            if begins_with_commit(file).await.map_err(io_error("read", &file.path))? {
+            if begins_with_commit(file)
+                .await
+                .map_err(io_error("read", &file.path))?
+            {
                 skip = nth;
                 break;
             }
         }
         self.index(of_run.split_off(skip)).await?;
-        let of_run = self.files_of_run(newest.run.run).into_iter().map(|at| &self.files[at]);
+        let of_run = self
+            .files_of_run(newest.run.run)
+            .into_iter()
+            .map(|at| &self.files[at]);
         self.live_generation = of_run
             .flat_map(|file| {
                 let of_header = file.header.map_or(0, |header| header.live_generation);
-                file.commits.iter().map(|commit| commit.live_generation).chain([of_header])
+                file.commits
+                    .iter()
+                    .map(|commit| commit.live_generation)
+                    .chain([of_header])
             })
             .max()
             .unwrap_or(0);
@@ -172,7 +187,11 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
 
     /// The files of a run, by generation.
     fn files_of_run(&self, run: u64) -> Vec<usize> {
-        let of_run = |at: &usize| self.files[*at].header.is_ok_and(|header| header.run.run == run);
+        let of_run = |at: &usize| {
+            self.files[*at]
+                .header
+                .is_ok_and(|header| header.run.run == run)
+        };
         let mut files: Vec<usize> = (0..self.files.len()).filter(of_run).collect();
         files.sort_by_key(|at| self.files[*at].generation());
         files
@@ -182,7 +201,9 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
     async fn index(&mut self, files: Vec<usize>) -> Result<(), JournalError> {
         for at in files {
             let file = &mut self.files[at];
-            file.commits = index_commits(file).await.map_err(io_error("read", &file.path))?;
+            file.commits = index_commits(file)
+                .await
+                .map_err(io_error("read", &file.path))?;
             if file.commits.iter().any(|commit| commit.closed) {
                 break;
             }
@@ -201,12 +222,21 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             .files
             .iter()
             .any(|file| file.header.is_ok() && file.commits.iter().any(|commit| commit.closed));
-        if closed { Ok(()) } else { self.index(files).await }
+        if closed {
+            Ok(())
+        } else {
+            self.index(files).await
+        }
     }
 
     /// The runs that count, oldest first.
     fn plan_runs(&self, newest: RunHeader) -> Vec<RunPlan> {
-        let mut runs = vec![RunPlan { run: newest.run, header: Some(newest), end: None, cut: false }];
+        let mut runs = vec![RunPlan {
+            run: newest.run,
+            header: Some(newest),
+            end: None,
+            cut: false,
+        }];
         let mut later = newest;
         while let Some(previous) = later.previous {
             let goes_back = previous.generation < later.first_generation;
@@ -215,7 +245,12 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             }
             let header = self.run_header(previous.run);
             let cut = later.after_corruption;
-            runs.push(RunPlan { run: previous.run, header, end: Some(previous), cut });
+            runs.push(RunPlan {
+                run: previous.run,
+                header,
+                end: Some(previous),
+                cut,
+            });
             match header {
                 Some(header) => later = header,
                 None => break,
@@ -226,14 +261,17 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
     }
 
     fn run_header(&self, run: u64) -> Option<RunHeader> {
-        self.files.iter().filter_map(|file| file.header.ok()).map(|file| file.run).find(|header| header.run == run)
+        self.files
+            .iter()
+            .filter_map(|file| file.header.ok())
+            .map(|file| file.run)
+            .find(|header| header.run == run)
     }
 
     fn file_of(&self, run: u64, generation: u64) -> Option<usize> {
         self.files.iter().position(|file| {
-            file.header.is_ok_and(|header| {
-                header.run.run == run && header.generation == generation
-            })
+            file.header
+                .is_ok_and(|header| header.run.run == run && header.generation == generation)
         })
     }
 
@@ -269,7 +307,11 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
                         "an earlier run ends at LSN {}, it had been replayed up to LSN {}",
                         end.lsn, recorded.lsn
                     );
-                    self.lost.push(Lost { stop: end, until: u64::MAX, message });
+                    self.lost.push(Lost {
+                        stop: end,
+                        until: u64::MAX,
+                        message,
+                    });
                     break;
                 }
             }
@@ -282,14 +324,22 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         let first = plan.header.map_or(0, |header| header.first_generation);
         let oldest = first.max(self.live_generation);
         let mut end = self.start_of_run(plan, oldest);
-        let mut link = plan.header.filter(|_| oldest == first).map(|header| Link::of_run(&header));
+        let mut link = plan
+            .header
+            .filter(|_| oldest == first)
+            .map(|header| Link::of_run(&header));
         let mut stop = Stop::Nothing;
         for generation in oldest.. {
             let at_start = (generation, FIRST_COMMIT_BYTES);
-            if let Some(recorded) = plan.end.filter(|end| (end.generation, end.position_bytes) == at_start) {
+            if let Some(recorded) = plan
+                .end
+                .filter(|end| (end.generation, end.position_bytes) == at_start)
+            {
                 return Ok((recorded, Stop::AtEnd));
             }
-            let Some(at) = self.file_of(plan.run, generation) else { break };
+            let Some(at) = self.file_of(plan.run, generation) else {
+                break;
+            };
             let (next, why) = self.follow_file(at, link, plan.end).await?;
             stop = if why == Stop::Nothing { stop } else { why };
             match next {
@@ -317,7 +367,9 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             position_bytes: FIRST_COMMIT_BYTES,
             ..RunEnd::default()
         };
-        let Some(header) = plan.header else { return nothing };
+        let Some(header) = plan.header else {
+            return nothing;
+        };
         let link = Link::of_run(&header);
         if oldest == header.first_generation {
             return RunEnd {
@@ -331,7 +383,10 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             .file_of(plan.run, oldest)
             .and_then(|at| self.files[at].header.ok())
             .map_or(header.first_lsn, |header| header.lsn_floor);
-        RunEnd { lsn: floor, ..nothing }
+        RunEnd {
+            lsn: floor,
+            ..nothing
+        }
     }
 
     /// Replays the commits of one file that continue the chain. Answers where the chain is then,
@@ -343,7 +398,9 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         end: Option<RunEnd>,
     ) -> Result<(Option<(Link, RunEnd)>, Stop), JournalError> {
         let found = &self.files[at];
-        let Ok(header) = found.header else { return Ok((None, Stop::Broken)) };
+        let Ok(header) = found.header else {
+            return Ok((None, Stop::Broken));
+        };
         let failed = io_error("read", &found.path);
         let mut walk = Walk {
             file: &header,
@@ -373,7 +430,9 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         let position = walk.position;
         let after = walk.link.filter(|_| first_lsn.is_some());
         walk.window.close().await.map_err(&failed)?;
-        let (Some(first_lsn), Some(link)) = (first_lsn, after) else { return Ok((None, stop)) };
+        let (Some(first_lsn), Some(link)) = (first_lsn, after) else {
+            return Ok((None, stop));
+        };
         let file = OldFile {
             path: found.path.clone(),
             generation: header.generation,
@@ -385,62 +444,21 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         Ok((Some((link, link.end_at(&header, position))), stop))
     }
 
-    /// Torn tail or corruption?
-    fn judge_newest(&mut self, run: &RunHeader, end: &RunEnd, stop: Stop) {
-        let at_end = (end.generation, end.position_bytes);
-        let of_run = |file: &&FoundFile| file.header.is_ok_and(|header| header.run.run == run.run);
-        let mut commits = self.files.iter().filter(of_run).flat_map(|file| &file.commits);
-        let synced = commits.clone().map(|commit| commit.known_synced).max().unwrap_or_default();
-        let behind = commits.any(|commit| (commit.generation, commit.position_bytes) >= at_end);
-        let counting = run.first_generation.max(self.live_generation);
-        let headerless = |file: &FoundFile| {
-            file.header.is_err() && file.commits.iter().any(|commit| commit.generation >= counting)
-        };
-        let message = if synced > end.lsn {
-            format!("a later commit knew LSN {synced} to be synced")
-        } else if let Some(file) = self.files.iter().find(|file| headerless(file)) {
-            format!("the header of {} is broken", file.path.display())
-        } else if end.sequence == 0 && counting > run.first_generation {
-            format!("the oldest file that counts, of generation {counting}, cannot be read")
-        } else {
-            if stop == Stop::Broken || behind {
-                let path = self
-                    .file_of(run.run, end.generation)
-                    .map(|at| self.files[at].path.clone())
-                    .unwrap_or_default();
-                let position_bytes = end.position_bytes;
-                self.report.torn_at = Some(TornTail { at_lsn: end.lsn, path, position_bytes });
-            }
-            return;
-        };
-        let message = format!("replay stopped at LSN {}: {message}", end.lsn);
-        self.lost.push(Lost { stop: *end, until: u64::MAX, message });
-    }
-
-    /// No file has an intact header. New files that a crash kept from being used have no commits.
-    fn judge_headerless(&mut self) {
-        let commits = self.files.iter().flat_map(|file| &file.commits);
-        let Some(oldest) = commits.min_by_key(|commit| commit.generation) else { return };
-        let stop = RunEnd {
-            run: oldest.run,
-            generation: oldest.generation,
-            position_bytes: FIRST_COMMIT_BYTES,
-            ..RunEnd::default()
-        };
-        let message = "no file has an intact header".to_owned();
-        self.lost.push(Lost { stop, until: u64::MAX, message });
-        self.end = Some(stop);
-    }
-
     /// What was replayed may never have been synced: the process died before, and the system's
     /// caches survived. Older runs were synced by the recovery that ended them.
     async fn sync_replayed(&self) -> Result<(), JournalError> {
-        let Some(newest) = self.newest else { return Ok(()) };
+        let Some(newest) = self.newest else {
+            return Ok(());
+        };
         let replayed = self.live.range(newest.run.first_generation..);
         for (_, old) in replayed {
             let failed = io_error("sync", &old.path);
-            let file = File::open(&old.path, OpenMode::ReadWrite).await.map_err(&failed)?;
-            sync_file(&file, self.options.planted).await.map_err(&failed)?;
+            let file = File::open(&old.path, OpenMode::ReadWrite)
+                .await
+                .map_err(&failed)?;
+            sync_file(&file, self.options.planted)
+                .await
+                .map_err(&failed)?;
             file.close().await.map_err(&failed)?;
         }
         Ok(())
@@ -468,13 +486,21 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         self.report.next_lsn = next_lsn;
         let (previous, after_corruption) = self.link_back(&lost);
         let generations = self.files.iter().flat_map(|file| {
-            file.commits.iter().map(|commit| commit.generation).chain(file.generation())
+            file.commits
+                .iter()
+                .map(|commit| commit.generation)
+                .chain(file.generation())
         });
         Ok(Recovered {
             previous,
             after_corruption,
             generation: generations.max().unwrap_or(0).saturating_add(1),
-            next_index: self.files.iter().map(|file| file.index + 1).max().unwrap_or(0),
+            next_index: self
+                .files
+                .iter()
+                .map(|file| file.index + 1)
+                .max()
+                .unwrap_or(0),
             dead: self.dead_files(!lost.is_empty()),
             tail: self.tail(),
             live: self.live.into_values().collect(),
@@ -489,8 +515,8 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         match (self.end, self.newest) {
             (Some(end), Some(newest)) if !newly_lost => {
                 let start = Link::of_run(&newest.run);
-                let empty = end.generation == newest.run.first_generation
-                    && end.sequence == start.sequence;
+                let empty =
+                    end.generation == newest.run.first_generation && end.sequence == start.sequence;
                 if empty {
                     (newest.run.previous, newest.run.after_corruption)
                 } else {
@@ -516,95 +542,10 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             Err(_) => !any_lost || file.commits.is_empty(),
         };
         let dead = self.files.iter().filter(is_dead);
-        dead.map(|file| DeadFile { path: file.path.clone(), bytes: file.len }).collect()
+        dead.map(|file| DeadFile {
+            path: file.path.clone(),
+            bytes: file.len,
+        })
+        .collect()
     }
-
-    /// Looks at what is on disk behind a corruption: keeps the files, moves `next_lsn` behind all
-    /// of it, and answers which partitions are concerned, `None` if that cannot be told.
-    async fn look_behind(
-        &mut self,
-        lost: &Lost,
-        next_lsn: &mut Lsn,
-    ) -> Result<Option<BTreeSet<TopicPartition>>, JournalError> {
-        let mut partitions = Some(BTreeSet::new());
-        let mut sequences = BTreeSet::new();
-        let mut kept = Vec::new();
-        let mut end_lsn = lost.stop.lsn;
-        for file in &mut self.files {
-            let failed = io_error("read", &file.path);
-            let Ok(header) = file.header else {
-                // Of which generation a file without a header is, only its commits can say.
-                let behind = file.commits.iter().filter(|commit| {
-                    (lost.stop.generation..lost.until).contains(&commit.generation)
-                });
-                if let Some(oldest) = behind.clone().map(|commit| commit.generation).min() {
-                    partitions = None;
-                    end_lsn = behind.map(CommitHeader::end_lsn).fold(end_lsn, Lsn::max);
-                    kept.push((oldest, file.path.clone(), file.len));
-                }
-                continue;
-            };
-            if header.generation < lost.stop.generation || header.generation >= lost.until {
-                continue;
-            }
-            file.commits = index_commits(file).await.map_err(&failed)?;
-            let at_stop = |commit: &&CommitHeader| {
-                (commit.generation, commit.position_bytes)
-                    >= (lost.stop.generation, lost.stop.position_bytes)
-            };
-            let behind: Vec<CommitHeader> = file.commits.iter().filter(at_stop).copied().collect();
-            let Some(last) = behind.last() else { continue };
-            end_lsn = end_lsn.max(last.end_lsn());
-            sequences.extend(behind.iter().map(|commit| commit.sequence));
-            let targets = targets(file, &behind).await.map_err(&failed)?;
-            partitions = partitions.zip(targets).map(|(mut all, more)| {
-                all.extend(more);
-                all
-            });
-            kept.push((header.generation, file.path.clone(), file.len));
-        }
-        if lost.until == u64::MAX {
-            *next_lsn = end_lsn.max(*next_lsn);
-        }
-        for (generation, path, bytes) in kept {
-            let lsns = lost.stop.lsn..end_lsn;
-            let file = self.live.entry(generation).or_insert(OldFile {
-                path,
-                generation,
-                lsns: lsns.clone(),
-                bytes,
-                unreplayed: true,
-            });
-            file.unreplayed = true;
-            file.lsns.end = file.lsns.end.max(lsns.end);
-        }
-        let (first, last) = (sequences.first().copied(), sequences.last().copied());
-        let gapless = first == Some(lost.stop.sequence)
-            && first.zip(last).is_some_and(|(first, last)| last - first + 1 == sequences.len() as u64);
-        Ok(partitions.filter(|_| gapless))
-    }
-}
-
-/// The partitions that the commits name, `None` if that cannot be told.
-async fn targets(
-    file: &FoundFile,
-    commits: &[CommitHeader],
-) -> std::io::Result<Option<BTreeSet<TopicPartition>>> {
-    let mut window = Window::open(&file.path).await?;
-    let mut targets = Some(BTreeSet::new());
-    for commit in commits {
-        let bytes = window.commit(commit).await?;
-        for entry in EntryIter::new(commit, &bytes) {
-            match entry {
-                Ok(entry) if entry.header.kind.is_of_one_partition() => {
-                    targets.iter_mut().for_each(|all| {
-                        all.insert(entry.header.target);
-                    });
-                }
-                Ok(_) | Err(_) => targets = None,
-            }
-        }
-    }
-    window.close().await?;
-    Ok(targets)
 }

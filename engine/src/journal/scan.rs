@@ -8,9 +8,7 @@ use bytes::Bytes;
 use corelog_runtime::fs::{self, BLOCK_BYTES, File, OpenMode};
 use corelog_runtime::task;
 
-use super::format::{
-    CommitHeader, FileHeader, FormatError, RunEnd, RunHeader, check_commit_body,
-};
+use super::format::{CommitHeader, FileHeader, FormatError, RunEnd, RunHeader, check_commit_body};
 use crate::planted::{Planted, PlantedBug};
 use crate::types::Lsn;
 
@@ -53,7 +51,9 @@ impl FoundFile {
 pub(crate) async fn list_files(dir: &Path) -> io::Result<Vec<FoundFile>> {
     let mut found = Vec::new();
     for entry in fs::list_dir(dir).await? {
-        let Some(index) = file_index(&entry.name).filter(|_| !entry.is_dir) else { continue };
+        let Some(index) = file_index(&entry.name).filter(|_| !entry.is_dir) else {
+            continue;
+        };
         let path = dir.join(&entry.name);
         let file = File::open(&path, OpenMode::Read).await?;
         let block = file.read_at(0, BLOCK_BYTES).await?;
@@ -81,7 +81,12 @@ impl Window {
     pub(crate) async fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path, OpenMode::Read).await?;
         let len = file.len().await?;
-        Ok(Self { file, len, start: 0, bytes: Bytes::new() })
+        Ok(Self {
+            file,
+            len,
+            start: 0,
+            bytes: Bytes::new(),
+        })
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -94,7 +99,10 @@ impl Window {
         if let Some(bytes) = self.buffered(position, wanted) {
             return Ok(bytes);
         }
-        self.bytes = self.file.read_at(position, wanted.max(WINDOW_BYTES)).await?;
+        self.bytes = self
+            .file
+            .read_at(position, wanted.max(WINDOW_BYTES))
+            .await?;
         self.start = position;
         let available = wanted.min(self.bytes.len());
         Ok(self.bytes.slice(..available))
@@ -142,7 +150,12 @@ pub(crate) async fn index_commits(found: &FoundFile) -> io::Result<Vec<CommitHea
             .then(|| CommitHeader::decode(&block).ok())
             .flatten()
             .filter(|commit| commit.position_bytes == position && window.contains(commit))
-            .filter(|commit| found.header.as_ref().map_or(true, |file| is_of_use(commit, file)));
+            .filter(|commit| {
+                found
+                    .header
+                    .as_ref()
+                    .map_or(true, |file| is_of_use(commit, file))
+            });
         position += BLOCK_BYTES as u64;
         if let Some(commit) = commit {
             position = commit.end_position_bytes();
@@ -159,7 +172,9 @@ pub(crate) async fn index_commits(found: &FoundFile) -> io::Result<Vec<CommitHea
 
 /// Whether the first commit of this use of the file has an intact header.
 pub(crate) async fn begins_with_commit(found: &FoundFile) -> io::Result<bool> {
-    let Ok(header) = &found.header else { return Ok(false) };
+    let Ok(header) = &found.header else {
+        return Ok(false);
+    };
     let file = File::open(&found.path, OpenMode::Read).await?;
     let block = file.read_at(FIRST_COMMIT_BYTES, BLOCK_BYTES).await?;
     file.close().await?;
@@ -221,8 +236,7 @@ impl Link {
             return commit.position_bytes == position;
         }
         // A file reused behind a torn commit would be harmless if the chain were checked.
-        let chained =
-            commit.predecessor == self.predecessor || planted.has(Planted::TailReused);
+        let chained = commit.predecessor == self.predecessor || planted.has(Planted::TailReused);
         is_of_use(commit, file)
             && commit.position_bytes == position
             && commit.sequence == self.sequence
@@ -273,7 +287,9 @@ impl Walk<'_> {
             let ours = is_of_use(&commit, self.file);
             return Ok(Err(if ours { Stop::Broken } else { Stop::Nothing }));
         }
-        let within = self.end_bytes.is_none_or(|end| commit.end_position_bytes() <= end);
+        let within = self
+            .end_bytes
+            .is_none_or(|end| commit.end_position_bytes() <= end);
         if !within || !self.window.contains(&commit) {
             return Ok(Err(Stop::Broken));
         }

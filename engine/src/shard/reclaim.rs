@@ -76,14 +76,16 @@ impl Shard {
         self.flush_large(&needy).await;
         // Partitions went on appending meanwhile: each state is taken and journalled at once.
         for chunk in needy.chunks(CHECKPOINT_PARTITIONS) {
-            let needs_tail = |cell: &PartitionCell| cell.borrow().tail().needed_from().is_some_and(|lsn| lsn < end);
-            let (carried, stored): (Vec<_>, Vec<_>) = chunk.iter().cloned().partition(needs_tail);
-            self.checkpoint_now(&stored);
-            for cell in &carried {
-                if cell.borrow().tail().unflushed_bytes() > self.journal.max_entry_bytes() / 2 {
-                    return Ok(false);
-                }
-                self.carry_forward(cell);
+            // In the middle of a truncation, segments and state do not fit each other.
+            for cell in chunk {
+                self.claim_flush(cell).await;
+            }
+            let stored = self.store_states(chunk, end);
+            for cell in chunk {
+                self.release_flush(cell);
+            }
+            if !stored {
+                return Ok(false);
             }
             yield_if_needed().await;
         }
@@ -92,6 +94,21 @@ impl Shard {
         assert!(self.partitions_needing(end).is_empty(), "a reclaimed journal file is needed by nobody");
         self.journal.release(end);
         Ok(true)
+    }
+
+    /// Journals states again, with the tails that are below `end`. `false` when one is too large.
+    fn store_states(&self, cells: &[PartitionCell], end: Lsn) -> bool {
+        let needs_tail =
+            |cell: &PartitionCell| cell.borrow().tail().needed_from().is_some_and(|lsn| lsn < end);
+        let (carried, stored): (Vec<_>, Vec<_>) = cells.iter().cloned().partition(needs_tail);
+        self.checkpoint_now(&stored);
+        for cell in &carried {
+            if cell.borrow().tail().unflushed_bytes() > self.journal.max_entry_bytes() / 2 {
+                return false;
+            }
+            self.carry_forward(cell);
+        }
+        true
     }
 
     fn partitions_needing(&self, end: Lsn) -> Vec<PartitionCell> {
