@@ -48,6 +48,10 @@ pub(crate) enum Command {
     Produce(Produce),
     /// Prints the records of a topic.
     Consume(Consume),
+    /// Prints what is on disk: journals, segments, checkpoints.
+    Dump(Dump),
+    /// Checks a data directory while its node is stopped.
+    Verify(Verify),
 }
 
 const SERVE_EXAMPLES: &str = "\
@@ -276,6 +280,35 @@ pub(crate) struct Consume {
     pub(crate) read_committed: bool,
     #[command(flatten)]
     pub(crate) connect: Connect,
+}
+
+const DUMP_EXAMPLES: &str = "\
+Examples:
+  corelog dump ./corelog-data
+  corelog dump ./corelog-data/journal/00000001 --commits-only
+  corelog dump ./corelog-data/topics/TOPIC_ID/0/00000000000000000000.log --output json
+
+It reads while a node runs, too; what is being written then may look torn.";
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = DUMP_EXAMPLES)]
+pub(crate) struct Dump {
+    /// A data directory, a journal's or a partition's directory, or one file of them.
+    pub(crate) path: PathBuf,
+    /// No entries inside the journals' commits.
+    #[arg(long)]
+    pub(crate) commits_only: bool,
+    /// Also commits of earlier uses of a journal file, which do not count.
+    #[arg(long)]
+    pub(crate) stale: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Reads everything and changes nothing. Exit code 0: whole; 1: acknowledged \
+                        records are damaged or missing, or it could not be read.")]
+pub(crate) struct Verify {
+    /// The data directory.
+    pub(crate) dir: PathBuf,
 }
 
 #[cfg(test)]

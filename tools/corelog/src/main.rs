@@ -46,6 +46,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Command::Topic(topic) => commands::topic::run(topic, format),
                 Command::Produce(produce) => commands::produce::run(produce, format),
                 Command::Consume(consume) => commands::consume::run(consume, format),
+                Command::Dump(dump) => commands::disk::dump::run(dump, format),
+                Command::Verify(verify) => commands::disk::verify::run(verify, format),
             }
         }
     }

@@ -116,6 +116,16 @@ struct OpenBatch {
     bytes: usize,
 }
 
+impl OpenBatch {
+    fn has_room(&self, bytes_max: usize, options: &ProducerOptions) -> bool {
+        self.builder.size_bytes() + bytes_max <= batch_bytes_max(options)
+    }
+}
+
+fn batch_bytes_max(options: &ProducerOptions) -> usize {
+    options.batch_bytes.min(options.request_bytes_max)
+}
+
 /// A batch that takes no more records.
 pub(super) struct SealedBatch {
     state: Rc<BatchState>,
@@ -262,9 +272,10 @@ impl PartitionQueue {
         }
     }
 
-    /// The id of the batch that takes records.
-    pub(super) fn open_batch(&self) -> Option<u64> {
-        self.open.as_ref().map(|open| open.state.id)
+    /// The id of the batch that would take a record of this size.
+    pub(super) fn open_batch(&self, bytes_max: usize, options: &ProducerOptions) -> Option<u64> {
+        let open = self.open.as_ref()?;
+        open.has_room(bytes_max, options).then_some(open.state.id)
     }
 
     /// When the batch that takes records was begun.
@@ -280,9 +291,8 @@ impl PartitionQueue {
         options: &ProducerOptions,
         next_id: impl FnOnce() -> u64,
     ) -> Pushed {
-        let limit = options.batch_bytes.min(options.request_bytes_max);
         let mut wakes = false;
-        if self.open.as_ref().is_some_and(|open| open.builder.size_bytes() + bytes_max > limit) {
+        if self.open.as_ref().is_some_and(|open| !open.has_room(bytes_max, options)) {
             self.seal();
             wakes = true;
         }
@@ -312,7 +322,7 @@ impl PartitionQueue {
             batch: Rc::clone(&open.state),
             index: open.builder.record_count() - 1,
         };
-        if open.builder.size_bytes() >= limit {
+        if open.builder.size_bytes() >= batch_bytes_max(options) {
             self.seal();
             wakes = true;
         }

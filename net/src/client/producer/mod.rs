@@ -397,7 +397,7 @@ impl TopicProducer {
         let partition = match (record.partition, record.key) {
             (Some(partition), _) => partition,
             (None, Some(key)) => partition_for_key(key, partitions),
-            (None, None) => return Ok(self.sticky_queue()),
+            (None, None) => return Ok(self.sticky_queue(record.bytes_max())),
         };
         usize::try_from(partition)
             .ok()
@@ -409,13 +409,13 @@ impl TopicProducer {
             })
     }
 
-    /// The partition whose batch the last record without a key joined, while that is open; then the
-    /// next one.
-    fn sticky_queue(&self) -> usize {
+    /// The partition whose batch the last record without a key joined, while that has room; then
+    /// the next one.
+    fn sticky_queue(&self, bytes_max: usize) -> usize {
         let state = &self.state;
+        let core = &self.producer.0.0;
         let queue = state.queues[state.sticky.get()];
-        let partitions = self.producer.0.0.partitions.borrow();
-        let open = partitions[queue].open_batch();
+        let open = core.partitions.borrow()[queue].open_batch(bytes_max, &core.options);
         if open == Some(state.sticky_batch.get()) {
             return queue;
         }

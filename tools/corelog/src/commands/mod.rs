@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub(crate) mod consume;
+pub(crate) mod disk;
 mod input;
 pub(crate) mod produce;
 pub(crate) mod start;

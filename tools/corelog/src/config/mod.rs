@@ -95,7 +95,7 @@ section! {
         file_bytes: u64 = 64 << 20,
         first_file_bytes: u64 = 16 << 20,
         max_files: usize = 4,
-        flush_interval_ms: u64 = 50,
+        flush_interval_ms: u64 = 100,
     }
 }
 
@@ -155,6 +155,10 @@ pub(crate) const MAIN_LISTENER: &str = "main";
 const JOURNAL_FILE_BYTES_MIN: u64 = 1 << 20;
 /// A journal needs one file to write to, one that is being freed and one in reserve.
 const JOURNAL_FILES_MIN: usize = 3;
+/// Kafka's own lower limit is 14; a file of less than this holds next to nothing.
+const SEGMENT_BYTES_MIN: u64 = 1 << 16;
+/// Kafka's `segment.bytes` is a signed number of 32 bits.
+const SEGMENT_BYTES_MAX: u64 = (1 << 31) - 1;
 /// Direct writes are multiples of this.
 const BLOCK_BYTES: u64 = 4096;
 /// More partitions than this are surely a mistake.
@@ -300,6 +304,12 @@ impl Config {
             journal.max_files >= JOURNAL_FILES_MIN,
             "journal.max_files is {}: at least {JOURNAL_FILES_MIN}",
             journal.max_files
+        );
+        let segment_bytes = self.segments.segment_bytes;
+        ensure!(
+            (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes),
+            "segments.segment_bytes is {segment_bytes}: from {SEGMENT_BYTES_MIN} to \
+             {SEGMENT_BYTES_MAX} are possible"
         );
         ensure!(journal.flush_interval_ms > 0, "journal.flush_interval_ms must not be 0");
         ensure!(self.network.max_connections > 0, "network.max_connections must not be 0");
