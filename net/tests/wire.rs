@@ -148,6 +148,7 @@ fn engine_options(data_dir: std::path::PathBuf, listeners: Vec<ListenerMeta>) ->
             default_partitions: 4,
             default_replication_factor: 1,
             configs: NodeDefaults::default(),
+            entries_per_snapshot: 1000,
         },
         defaults: NodeDefaults::default(),
     }
