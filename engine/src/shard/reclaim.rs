@@ -31,6 +31,9 @@ const CHECKPOINT_PARTITIONS: usize = 128;
 /// Checkpoint entries are cut at about this size.
 const CHECKPOINT_BYTES: usize = 256 * 1024;
 
+/// Between two reclaims.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// How long a reclaim waits before it tries again when segments could not be written.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -56,7 +59,12 @@ impl Shard {
             if self.stopping.get() || self.fault.borrow().is_some() {
                 return;
             }
-            let Some(oldest) = self.journal.oldest_live() else { continue };
+            // The journal needs a moment to make use of what the last round released.
+            time::sleep(PAUSE).await;
+            let Some(oldest) = self.journal.oldest_live() else {
+                time::sleep(RETRY).await;
+                continue;
+            };
             match self.reclaim(oldest.end).await {
                 Ok(true) => self.retry_parked(),
                 Ok(false) => time::sleep(RETRY).await,

@@ -156,7 +156,9 @@ struct Report {
 }
 
 fn run(seed: u64, bug: PlantedBug) -> Result<Report, Violation> {
-    let sim = Sim::new(seed, SimOptions::default());
+    // A story takes seconds; what takes longer hangs.
+    let options = SimOptions { time_max: Duration::from_secs(300), ..SimOptions::default() };
+    let sim = Sim::new(seed, options);
     let model = SharedModel::default();
     let power_lost = Rc::new(Cell::new(false));
     let story = tell(&sim, Rc::clone(&model), Rc::clone(&power_lost), bug);

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 use std::sync::Once;
 
 use glommio::{LocalExecutorBuilder, Placement};
@@ -29,6 +30,13 @@ struct Plan {
     shards: usize,
     stop: StopFlag,
 }
+
+/// The longest that a shard with work sleeps, see [`keep_awake`].
+const KEEP_AWAKE_BUSY: Duration = Duration::from_millis(1);
+/// The longest that an idle shard sleeps: fifty wakes a second.
+const KEEP_AWAKE_IDLE: Duration = Duration::from_millis(20);
+/// Tasks that run in that time on an idle shard.
+const KEEP_AWAKE_TASKS: u64 = 4;
 
 /// See [`crate::shards::run`].
 pub(crate) fn run<Q, A, F, Fut, E>(options: Options, shard_main: F) -> Result<(), StartError>
@@ -140,6 +148,7 @@ where
         let here = Rc::new(Shard::new(preempt, stop.clone()));
         // For good: other tasks may still run between the end of this one and that of the thread.
         ctx::enter_for_good(Current::Real(here));
+        glommio::spawn_local(keep_awake()).detach();
         let main = async move {
             let mesh = Mesh::real(shard, end);
             let context = ShardContext {
@@ -165,6 +174,21 @@ where
     // runs, outside of it, where they could neither close files nor answer; the kernel does better.
     std::mem::forget(executor);
     result.map_err(|message| StartError::Shard { shard, message })
+}
+
+/// glommio 0.9 can go to sleep with runnable tasks: when a completion (the preempt timer's, or that of
+/// a message from another shard) arrives just before the first task of a round is looked at,
+/// `run_task_queues` reports that nothing ran, the completion is consumed, and the executor parks until
+/// anything else happens. With this timer something always happens soon: within a millisecond on a shard
+/// that has work, within [`KEEP_AWAKE_IDLE`] on one that was idle.
+async fn keep_awake() {
+    let mut executed = 0;
+    loop {
+        let now = glommio::executor().executor_stats().tasks_executed();
+        let worked = now - executed > KEEP_AWAKE_TASKS;
+        executed = now;
+        glommio::timer::sleep(if worked { KEEP_AWAKE_BUSY } else { KEEP_AWAKE_IDLE }).await;
+    }
 }
 
 fn pin(cores: &[usize]) -> io::Result<()> {
