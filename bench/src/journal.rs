@@ -120,7 +120,8 @@ async fn rounds(
     beside: &Beside,
     name: &'static str,
 ) -> Result<Phase> {
-    let mut histogram = Histogram::<u64>::new_with_bounds(100, LATENCY_NS_MAX, 3).context("histogram bounds")?;
+    let mut histogram =
+        Histogram::<u64>::new_with_bounds(100, LATENCY_NS_MAX, 3).context("histogram bounds")?;
     let payload = Bytes::from(vec![0x5a; probe.entry_bytes]);
     let (flushes, bytes, recreated) = (beside.flushes.get(), beside.bytes.get(), beside.recreated.get());
     let start = Instant::now();
@@ -189,7 +190,8 @@ async fn write_behind_inner(probe: &JournalProbe, worker: usize, beside: &Beside
     let mut batch = builder.build()?;
     let count = i64::from(corelog_protocol::batch::BatchHeader::parse(&batch)?.record_count);
     let share = probe.segments.div_ceil(2);
-    let mut logs: Vec<SegmentLog> = (0..share).map(|index| open(&dir(index), index)).collect::<Result<_>>()?;
+    let mut logs: Vec<SegmentLog> =
+        (0..share).map(|index| open(&dir(index), index)).collect::<Result<_>>()?;
     for round in 0_usize.. {
         for (index, log) in logs.iter_mut().enumerate() {
             if beside.stop.get() {

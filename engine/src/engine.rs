@@ -25,8 +25,8 @@ pub use self::boot::{BootError, EngineOptions};
 use crate::api::{
     Acks, EpochEnd, FoundOffset, NewTopic, PartitionError, ProduceOutcome, ProducePart, TopicError, TopicRef,
 };
-use crate::messages::{Change, EpochPart, OffsetPart, ShardReply, ShardRequest};
 use crate::level::Level;
+use crate::messages::{Change, EpochPart, OffsetPart, ShardReply, ShardRequest};
 use crate::meta::Meta;
 use crate::meta::image::{MetaImage, TopicMeta};
 use crate::partition::refusal;
@@ -139,7 +139,8 @@ impl Engine {
             groups.into_iter().map(|(owner, (indexes, group))| (indexes, ask(owner, group))).collect();
         async move {
             let mut answers: Vec<Option<R>> = std::iter::repeat_with(|| None).take(total).collect();
-            let joined = join_all(asked.into_iter().map(async |(indexes, answer)| (indexes, answer.await))).await;
+            let joined =
+                join_all(asked.into_iter().map(async |(indexes, answer)| (indexes, answer.await))).await;
             for (indexes, group) in joined {
                 for (index, answer) in indexes.into_iter().zip(group) {
                     answers[index] = Some(answer);
@@ -227,11 +228,7 @@ impl Engine {
         self.ask_metadata(Change::DeleteTopics(topics), count).await
     }
 
-    async fn ask_metadata(
-        &self,
-        change: Change,
-        count: usize,
-    ) -> Vec<Result<Arc<TopicMeta>, TopicError>> {
+    async fn ask_metadata(&self, change: Change, count: usize) -> Vec<Result<Arc<TopicMeta>, TopicError>> {
         let unavailable = || Err(TopicError::Unavailable("shard 0 does not answer".to_owned()));
         match self.inner.mesh.call(0, ShardRequest::Change(change)).await {
             Ok(ShardReply::Topics(topics)) if topics.len() == count => topics,
@@ -248,7 +245,8 @@ impl Engine {
             if let Some(id) = self.inner.producer_ids.borrow_mut().next() {
                 return Ok(id);
             }
-            match self.inner.mesh.call(0, ShardRequest::Change(Change::ProducerIds(PRODUCER_ID_BLOCK))).await {
+            match self.inner.mesh.call(0, ShardRequest::Change(Change::ProducerIds(PRODUCER_ID_BLOCK))).await
+            {
                 Ok(ShardReply::ProducerIds(Ok(first))) => {
                     *self.inner.producer_ids.borrow_mut() = first..first + i64::from(PRODUCER_ID_BLOCK);
                 }

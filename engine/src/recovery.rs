@@ -150,7 +150,8 @@ impl Replay {
         let end = partition.tail.last().map_or(flushed_to, |batch| batch.next);
         if first > flushed_to || end < state.log_end {
             let (want, have) = (flushed_to..state.log_end, first..end);
-            partition.blame(&format!("the checkpoint relies on offsets {want:?}, the journal holds {have:?}"));
+            partition
+                .blame(&format!("the checkpoint relies on offsets {want:?}, the journal holds {have:?}"));
         }
         let relies_on = partition.tail.first().map_or(lsn, |batch| batch.lsn.min(lsn));
         partition.adopt(relies_on, state);
@@ -329,7 +330,10 @@ mod tests {
         let recovered = replay(&[&appends[..], &[checkpoint]].concat());
         let partition = &recovered.partitions[&target()];
         assert_eq!(partition.fault, None);
-        assert_eq!((partition.state_lsn, partition.tail[0].base, partition.tail.len()), (Lsn(1), Offset(10), 1));
+        assert_eq!(
+            (partition.state_lsn, partition.tail[0].base, partition.tail.len()),
+            (Lsn(1), Offset(10), 1)
+        );
     }
 
     #[test]

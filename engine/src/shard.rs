@@ -242,7 +242,11 @@ impl Shard {
     ///
     /// # Errors
     /// Unknown partition; an `end` outside of the log; the journal's failure.
-    pub async fn truncate(self: &Rc<Self>, target: TopicPartition, end: Offset) -> Result<(), PartitionError> {
+    pub async fn truncate(
+        self: &Rc<Self>,
+        target: TopicPartition,
+        end: Offset,
+    ) -> Result<(), PartitionError> {
         let cell = self.serving(&target, None)?;
         self.claim_flush(&cell).await;
         let result = self.truncate_claimed(&cell, end).await;
@@ -275,7 +279,11 @@ impl Shard {
     ///
     /// # Errors
     /// Unknown partition; a `start` beyond the high watermark; the journal's failure.
-    pub async fn trim(self: &Rc<Self>, target: TopicPartition, start: Offset) -> Result<Offset, PartitionError> {
+    pub async fn trim(
+        self: &Rc<Self>,
+        target: TopicPartition,
+        start: Offset,
+    ) -> Result<Offset, PartitionError> {
         let cell = self.serving(&target, None)?;
         let (lsn, log, log_start) = {
             let mut partition = cell.borrow_mut();

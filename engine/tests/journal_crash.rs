@@ -11,18 +11,12 @@ use journal_sim::run_seed;
 
 /// Seeds of a run; `CORELOG_SEEDS` asks for more.
 fn seeds() -> u64 {
-    std::env::var("CORELOG_SEEDS")
-        .ok()
-        .and_then(|seeds| seeds.parse().ok())
-        .unwrap_or(300)
+    std::env::var("CORELOG_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(300)
 }
 
 #[test]
 fn every_promise_holds_across_crashes() {
-    let first: u64 = std::env::var("CORELOG_FIRST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or(0);
+    let first: u64 = std::env::var("CORELOG_FIRST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
     for seed in first..first + seeds() {
         if let Err(broken) = run_seed(seed, PlantedBug::NONE) {
             panic!("seed {seed}: {broken}");
@@ -33,10 +27,7 @@ fn every_promise_holds_across_crashes() {
 #[test]
 fn a_seed_replays_the_same_run() {
     for seed in 1000..1010 {
-        assert_eq!(
-            run_seed(seed, PlantedBug::NONE),
-            run_seed(seed, PlantedBug::NONE)
-        );
+        assert_eq!(run_seed(seed, PlantedBug::NONE), run_seed(seed, PlantedBug::NONE));
     }
 }
 

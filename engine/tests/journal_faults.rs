@@ -8,9 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use corelog_engine::journal::dump::{self, Detail, Item};
-use corelog_engine::journal::{
-    Entry, Journal, JournalError, JournalFull, JournalOptions, ReplayReport,
-};
+use corelog_engine::journal::{Entry, Journal, JournalError, JournalFull, JournalOptions, ReplayReport};
 use corelog_engine::types::{Lsn, PartitionId};
 use corelog_runtime::sim::{FaultOn, Sim};
 use corelog_runtime::{rand, time};
@@ -20,9 +18,7 @@ type Replayed = Vec<(Lsn, Entry)>;
 
 async fn open(options: JournalOptions) -> (Journal, ReplayReport, Replayed) {
     let mut replayed = Vec::new();
-    let (journal, report) = Journal::open(options, |lsn, entry| replayed.push((lsn, entry)))
-        .await
-        .unwrap();
+    let (journal, report) = Journal::open(options, |lsn, entry| replayed.push((lsn, entry))).await.unwrap();
     (journal, report, replayed)
 }
 
@@ -63,18 +59,10 @@ fn commits(sim: &Sim) -> Vec<Found> {
     sim.run_on(NODE, async {
         let mut found = Vec::new();
         let mut file = std::path::PathBuf::new();
-        let detail = Detail {
-            entries: false,
-            stale: false,
-        };
+        let detail = Detail { entries: false, stale: false };
         dump::read_dir(Path::new(DIR), detail, |item| match item {
             Item::File { path, .. } => file = path.to_path_buf(),
-            Item::Commit {
-                header,
-                body,
-                stale,
-                ..
-            } => {
+            Item::Commit { header, body, stale, .. } => {
                 assert!(body.is_ok());
                 assert!(!stale);
                 found.push(Found {
@@ -116,11 +104,7 @@ fn a_flipped_bit_in_acknowledged_data_is_corruption_and_stays_reported() {
         let corruption = report.corruption.expect("a corruption");
         assert_eq!(corruption.at_lsn, hit.lsn, "seed {seed}");
         assert_eq!(replayed.len() as u64, hit.lsn.0, "seed {seed}");
-        assert_eq!(
-            report.next_lsn,
-            Lsn(30),
-            "seed {seed}: LSNs of lost entries are not reused"
-        );
+        assert_eq!(report.next_lsn, Lsn(30), "seed {seed}: LSNs of lost entries are not reused");
         let lost: Vec<i32> = match &corruption.partitions {
             None => (0..3).collect(),
             Some(partitions) => partitions.iter().map(|target| target.partition.0).collect(),
@@ -135,10 +119,7 @@ fn a_flipped_bit_in_acknowledged_data_is_corruption_and_stays_reported() {
         });
         sim.crash_node(NODE);
         let (report, again) = reopen(&sim);
-        assert_eq!(
-            report.corruption.map(|it| it.partitions),
-            Some(corruption.partitions)
-        );
+        assert_eq!(report.corruption.map(|it| it.partitions), Some(corruption.partitions));
         assert_eq!(again.len(), replayed.len() + 5, "seed {seed}");
         assert_eq!(again.last().unwrap().0, Lsn(34));
     }
@@ -157,17 +138,11 @@ fn a_flipped_payload_bit_names_the_partitions_behind_it_and_no_other() {
     });
     let all = commits(&sim);
     let hit = all.iter().find(|commit| commit.lsn == Lsn(4)).unwrap();
-    sim.disk(NODE)
-        .flip_bit(&hit.path, hit.position_bytes + 88 + 64 + 50, 0);
+    sim.disk(NODE).flip_bit(&hit.path, hit.position_bytes + 88 + 64 + 50, 0);
     let (report, replayed) = reopen(&sim);
     let corruption = report.corruption.unwrap();
     assert_eq!(corruption.at_lsn, Lsn(4));
-    let partitions: Vec<_> = corruption
-        .partitions
-        .unwrap()
-        .iter()
-        .map(|target| target.partition)
-        .collect();
+    let partitions: Vec<_> = corruption.partitions.unwrap().iter().map(|target| target.partition).collect();
     assert_eq!(partitions, [PartitionId(2)]);
     assert_eq!(replayed.len(), 4);
 }
@@ -185,11 +160,7 @@ fn a_flipped_bit_in_a_file_header_is_corruption_of_everything() {
         let (report, replayed) = reopen(&sim);
         assert_eq!(report.corruption.unwrap().partitions, None);
         assert!(replayed.is_empty());
-        assert_eq!(
-            report.next_lsn,
-            Lsn(3),
-            "LSNs of lost entries are not reused"
-        );
+        assert_eq!(report.next_lsn, Lsn(3), "LSNs of lost entries are not reused");
     }
 }
 
@@ -231,8 +202,7 @@ fn after_a_close_a_flipped_bit_in_the_last_entries_is_noticed_too() {
     });
     let all = commits(&sim);
     let last = all.iter().rfind(|commit| commit.entries > 0).unwrap();
-    sim.disk(NODE)
-        .flip_bit(&last.path, last.position_bytes + 100, 5);
+    sim.disk(NODE).flip_bit(&last.path, last.position_bytes + 100, 5);
     let (report, _) = reopen(&sim);
     assert_eq!(report.corruption.unwrap().at_lsn, Lsn(2));
 }
@@ -246,15 +216,9 @@ fn a_missing_file_is_a_corruption() {
         assert!(journal.files_live() > 2);
     });
     let all = commits(&sim);
-    let middle = all
-        .iter()
-        .find(|commit| commit.path != all[0].path)
-        .unwrap()
-        .clone();
+    let middle = all.iter().find(|commit| commit.path != all[0].path).unwrap().clone();
     sim.run_on(NODE, async move {
-        corelog_runtime::fs::remove_file(&middle.path)
-            .await
-            .unwrap();
+        corelog_runtime::fs::remove_file(&middle.path).await.unwrap();
         let (_journal, report, replayed) = open(small_options()).await;
         assert_eq!(report.corruption.unwrap().at_lsn, middle.lsn);
         assert_eq!(replayed.len() as u64, middle.lsn.0);
@@ -272,15 +236,10 @@ fn a_missing_oldest_file_is_a_corruption() {
         append_synced(&journal, 2, 1).await;
     });
     let (_, replayed) = reopen(&sim);
-    let oldest = commits(&sim)
-        .into_iter()
-        .find(|commit| commit.lsn >= replayed[0].0)
-        .unwrap();
+    let oldest = commits(&sim).into_iter().find(|commit| commit.lsn >= replayed[0].0).unwrap();
     assert!(oldest.lsn > Lsn(0));
     sim.run_on(NODE, async move {
-        corelog_runtime::fs::remove_file(&oldest.path)
-            .await
-            .unwrap();
+        corelog_runtime::fs::remove_file(&oldest.path).await.unwrap();
         let (_journal, report, replayed) = open(small_options()).await;
         assert_eq!(report.corruption.unwrap().partitions, None);
         assert!(replayed.is_empty());
@@ -298,10 +257,7 @@ fn a_failed_sync_fences_the_journal_for_good() {
         append_synced(&journal, 3, 1).await;
         faults.fail(FaultOn::Sync, "journal", 1);
         let lsn = journal.append(entry(0, payload(3, 10)));
-        assert!(matches!(
-            journal.wait_synced(lsn).await,
-            Err(JournalError::Io { .. })
-        ));
+        assert!(matches!(journal.wait_synced(lsn).await, Err(JournalError::Io { .. })));
         assert!(journal.fenced().is_some());
         let progress = journal.progress();
         assert_eq!(progress.synced, Lsn(3));
@@ -345,10 +301,7 @@ fn a_failed_write_fences_the_journal_and_nothing_behind_it_counts() {
 fn a_full_disk_refuses_produces_keeps_a_reserve_and_recovers() {
     let sim = new_sim(1);
     let disk = sim.disk(NODE);
-    let options = JournalOptions {
-        max_files: 50,
-        ..small_options()
-    };
+    let options = JournalOptions { max_files: 50, ..small_options() };
     let opened = options.clone();
     sim.run_on(NODE, async move {
         let (journal, ..) = open(opened.clone()).await;
@@ -387,11 +340,7 @@ fn a_full_disk_refuses_produces_keeps_a_reserve_and_recovers() {
 fn a_release_frees_a_full_disk() {
     let sim = new_sim(2);
     let disk = sim.disk(NODE);
-    let options = JournalOptions {
-        max_files: 50,
-        first_file_bytes: 128 << 10,
-        ..small_options()
-    };
+    let options = JournalOptions { max_files: 50, first_file_bytes: 128 << 10, ..small_options() };
     sim.run_on(NODE, async move {
         let (journal, ..) = open(options.clone()).await;
         append_synced(&journal, 1, 1).await;
@@ -461,12 +410,7 @@ fn an_idle_journal_touches_no_file() {
         append_synced(&journal, 30, 1).await;
         time::sleep(Duration::from_secs(10)).await;
         // Any use of the disk would fence the journal.
-        for on in [
-            FaultOn::Read,
-            FaultOn::Write,
-            FaultOn::Sync,
-            FaultOn::Directory,
-        ] {
+        for on in [FaultOn::Read, FaultOn::Write, FaultOn::Sync, FaultOn::Directory] {
             disk.fail(on, "journal", u32::MAX);
         }
         time::sleep(Duration::from_secs(3600)).await;
@@ -498,18 +442,8 @@ fn another_journals_files_are_refused() {
     sim.run_on(NODE, async {
         let (journal, ..) = open(small_options()).await;
         journal.close().await.unwrap();
-        let other = JournalOptions {
-            journal_id: 8,
-            ..small_options()
-        };
+        let other = JournalOptions { journal_id: 8, ..small_options() };
         let result = Journal::open(other, |_, _| {}).await;
-        assert!(matches!(
-            result,
-            Err(JournalError::Foreign {
-                found: 7,
-                expected: 8,
-                ..
-            })
-        ));
+        assert!(matches!(result, Err(JournalError::Foreign { found: 7, expected: 8, .. })));
     });
 }

@@ -58,11 +58,7 @@ async fn use_and_use_again(options: JournalOptions) -> Result<(), JournalError> 
 fn a_journal_on_a_real_disk_is_read_back_after_a_restart() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let data = dir.path().to_path_buf();
-    let options = Options {
-        shards: 1,
-        data_dirs: vec![data.clone()],
-        ..Options::default()
-    };
+    let options = Options { shards: 1, data_dirs: vec![data.clone()], ..Options::default() };
     run(options, move |_: ShardContext<(), ()>| {
         use_and_use_again(JournalOptions {
             file_bytes: 8 << 20,

@@ -16,9 +16,7 @@ pub use frame::{
     decode_request_header, decode_response, encode_request, encode_response,
     unsupported_api_versions_response,
 };
-pub(crate) use frame::{
-    begin_request, begin_response, finish_frame, put_frame_length, read_response_header,
-};
+pub(crate) use frame::{begin_request, begin_response, finish_frame, put_frame_length, read_response_header};
 pub use refused::decode_refused;
 use schema::Schema;
 pub use schema::SchemaError;
@@ -118,14 +116,7 @@ static TABLE: [Row; 13] = [
         &schemas::LIST_OFFSETS_REQUEST,
         &schemas::LIST_OFFSETS_RESPONSE,
     ),
-    row(
-        Api::Metadata,
-        "Metadata",
-        0,
-        13,
-        &schemas::METADATA_REQUEST,
-        &schemas::METADATA_RESPONSE,
-    ),
+    row(Api::Metadata, "Metadata", 0, 13, &schemas::METADATA_REQUEST, &schemas::METADATA_RESPONSE),
     row(
         Api::FindCoordinator,
         "FindCoordinator",
@@ -212,10 +203,7 @@ impl Api {
     }
 
     fn row(self) -> &'static Row {
-        TABLE
-            .iter()
-            .find(|row| row.api == self)
-            .expect("the table has a row for every API")
+        TABLE.iter().find(|row| row.api == self).expect("the table has a row for every API")
     }
 
     /// The number on the wire.

@@ -142,10 +142,9 @@ impl BatchHeader {
         {
             return Err(BatchError::UnsupportedMagic(magic.cast_signed()));
         }
-        let header = bytes.first_chunk().ok_or(BatchError::Truncated {
-            needed: HEADER_BYTES,
-            available: bytes.len(),
-        })?;
+        let header = bytes
+            .first_chunk()
+            .ok_or(BatchError::Truncated { needed: HEADER_BYTES, available: bytes.len() })?;
         let header = Self::from_bytes(header);
         let counted = usize::try_from(header.length).unwrap_or(0);
         if counted < HEADER_BYTES - LENGTH_PREFIX_BYTES {
@@ -156,9 +155,7 @@ impl BatchHeader {
 
     fn from_bytes(bytes: &[u8; HEADER_BYTES]) -> Self {
         fn field<const N: usize>(bytes: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
-            *bytes[at..]
-                .first_chunk()
-                .expect("fields lie inside the header")
+            *bytes[at..].first_chunk().expect("fields lie inside the header")
         }
         Self {
             base_offset: i64::from_be_bytes(field(bytes, BASE_OFFSET_AT)),
@@ -242,8 +239,7 @@ impl BatchHeader {
 
     /// Offset of the last record, or where it was before compaction.
     pub fn last_offset(&self) -> i64 {
-        self.base_offset
-            .saturating_add(i64::from(self.last_offset_delta))
+        self.base_offset.saturating_add(i64::from(self.last_offset_delta))
     }
 
     /// The offset after the last one.
@@ -311,10 +307,7 @@ pub fn set_log_append_time(batch: &mut [u8], timestamp_ms: i64) {
 /// # Panics
 /// As [`set_base_offset`].
 pub fn set_max_timestamp(batch: &mut [u8], timestamp_ms: i64) -> bool {
-    assert!(
-        batch.len() >= HEADER_BYTES,
-        "setters are for parsed batches"
-    );
+    assert!(batch.len() >= HEADER_BYTES, "setters are for parsed batches");
     let new = timestamp_ms.to_be_bytes();
     if batch[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + new.len()] == new {
         return false;
@@ -334,10 +327,7 @@ pub fn update_crc(batch: &mut [u8]) {
 }
 
 fn put(batch: &mut [u8], at: usize, field: &[u8]) {
-    assert!(
-        batch.len() >= HEADER_BYTES,
-        "setters are for parsed batches"
-    );
+    assert!(batch.len() >= HEADER_BYTES, "setters are for parsed batches");
     batch[at..at + field.len()].copy_from_slice(field);
 }
 
@@ -366,10 +356,7 @@ impl<'a> BatchRef<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BatchError> {
         let header = BatchHeader::parse(bytes)?;
         let needed = header.total_len();
-        let bytes = bytes.get(..needed).ok_or(BatchError::Truncated {
-            needed,
-            available: bytes.len(),
-        })?;
+        let bytes = bytes.get(..needed).ok_or(BatchError::Truncated { needed, available: bytes.len() })?;
         Ok(Self { header, bytes })
     }
 
@@ -453,18 +440,8 @@ mod tests {
         let header = BatchHeader::parse(&bytes).unwrap();
         assert_eq!(header.to_bytes(), bytes[..HEADER_BYTES]);
         assert_eq!(header.total_len(), bytes.len());
-        assert_eq!(
-            (
-                header.base_offset,
-                header.last_offset(),
-                header.next_offset()
-            ),
-            (100, 102, 103)
-        );
-        assert_eq!(
-            (header.base_timestamp, header.max_timestamp),
-            (1_000, 3_000)
-        );
+        assert_eq!((header.base_offset, header.last_offset(), header.next_offset()), (100, 102, 103));
+        assert_eq!((header.base_timestamp, header.max_timestamp), (1_000, 3_000));
         assert_eq!((header.leader_epoch, header.record_count), (7, 3));
         assert_eq!(header.codec(), Ok(Codec::None));
         assert!(!header.is_control() && !header.is_transactional() && !header.has_producer_id());
@@ -477,10 +454,7 @@ mod tests {
         set_base_offset(&mut bytes, i64::MAX - 10);
         set_leader_epoch(&mut bytes, 42);
         let header = BatchHeader::parse(&bytes).unwrap();
-        assert_eq!(
-            (header.base_offset, header.leader_epoch),
-            (i64::MAX - 10, 42)
-        );
+        assert_eq!((header.base_offset, header.leader_epoch), (i64::MAX - 10, 42));
         assert!(crc_ok(&bytes));
     }
 
@@ -525,10 +499,7 @@ mod tests {
         for cut in 1..one.len() {
             let mut batches = BatchIter::new(&bytes[..one.len() + cut]);
             assert!(batches.next().unwrap().is_ok());
-            assert!(matches!(
-                batches.next(),
-                Some(Err(BatchError::Truncated { .. }))
-            ));
+            assert!(matches!(batches.next(), Some(Err(BatchError::Truncated { .. }))));
             assert!(batches.next().is_none());
         }
     }
@@ -537,24 +508,12 @@ mod tests {
     fn older_formats_and_impossible_lengths_are_refused() {
         let mut bytes = three_records();
         bytes[8..12].copy_from_slice(&48i32.to_be_bytes());
-        assert_eq!(
-            BatchHeader::parse(&bytes),
-            Err(BatchError::InvalidLength(48))
-        );
+        assert_eq!(BatchHeader::parse(&bytes), Err(BatchError::InvalidLength(48)));
         bytes[8..12].copy_from_slice(&(-1i32).to_be_bytes());
-        assert_eq!(
-            BatchHeader::parse(&bytes),
-            Err(BatchError::InvalidLength(-1))
-        );
+        assert_eq!(BatchHeader::parse(&bytes), Err(BatchError::InvalidLength(-1)));
         bytes[16] = 1;
-        assert_eq!(
-            BatchHeader::parse(&bytes),
-            Err(BatchError::UnsupportedMagic(1))
-        );
-        assert_eq!(
-            BatchHeader::parse(&bytes[..17]),
-            Err(BatchError::UnsupportedMagic(1))
-        );
+        assert_eq!(BatchHeader::parse(&bytes), Err(BatchError::UnsupportedMagic(1)));
+        assert_eq!(BatchHeader::parse(&bytes[..17]), Err(BatchError::UnsupportedMagic(1)));
     }
 
     #[test]

@@ -17,12 +17,7 @@ pub(crate) struct Chunks {
 impl Chunks {
     /// Begins with the place of the length and a header.
     pub(crate) fn new(head: BytesMut) -> Self {
-        Self {
-            head: None,
-            chunks: vec![Bytes::new()],
-            buffer: head,
-            size_bytes: 0,
-        }
+        Self { head: None, chunks: vec![Bytes::new()], buffer: head, size_bytes: 0 }
     }
 
     /// Where fields are written.

@@ -43,13 +43,7 @@ pub enum Codec {
 
 impl Codec {
     /// Every codec, in the order of its number.
-    pub const ALL: [Codec; 5] = [
-        Codec::None,
-        Codec::Gzip,
-        Codec::Snappy,
-        Codec::Lz4,
-        Codec::Zstd,
-    ];
+    pub const ALL: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
     /// The codec with this number in a batch's attributes; 5 to 7 mean nothing yet.
     pub const fn from_bits(bits: u8) -> Option<Self> {
@@ -127,9 +121,7 @@ pub struct Scratch {
 
 impl std::fmt::Debug for Scratch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scratch")
-            .field("capacity_bytes", &self.output.capacity())
-            .finish_non_exhaustive()
+        f.debug_struct("Scratch").field("capacity_bytes", &self.output.capacity()).finish_non_exhaustive()
     }
 }
 
@@ -177,9 +169,7 @@ impl Scratch {
     }
 
     fn decompress_snappy(&mut self, input: &[u8], limit_bytes: usize) -> Result<(), CodecError> {
-        const MALFORMED: CodecError = CodecError::Malformed {
-            codec: Codec::Snappy,
-        };
+        const MALFORMED: CodecError = CodecError::Malformed { codec: Codec::Snappy };
         if !input.starts_with(&XERIAL_MAGIC) {
             return self.append_snappy_block(input, limit_bytes);
         }
@@ -195,9 +185,7 @@ impl Scratch {
     }
 
     fn append_snappy_block(&mut self, block: &[u8], limit_bytes: usize) -> Result<(), CodecError> {
-        const MALFORMED: CodecError = CodecError::Malformed {
-            codec: Codec::Snappy,
-        };
+        const MALFORMED: CodecError = CodecError::Malformed { codec: Codec::Snappy };
         let length = snap::raw::decompress_len(block).map_err(|_| MALFORMED)?;
         let start = self.output.len();
         if length > limit_bytes - start {
@@ -208,15 +196,8 @@ impl Scratch {
             return Err(MALFORMED);
         }
         self.output.resize(start + length, 0);
-        let written = self
-            .snappy
-            .decompress(block, &mut self.output[start..])
-            .map_err(|_| MALFORMED)?;
-        if written == length {
-            Ok(())
-        } else {
-            Err(MALFORMED)
-        }
+        let written = self.snappy.decompress(block, &mut self.output[start..]).map_err(|_| MALFORMED)?;
+        if written == length { Ok(()) } else { Err(MALFORMED) }
     }
 
     /// In one piece, so that the output is its own window: a frame may ask a streaming
@@ -225,9 +206,9 @@ impl Scratch {
         const MALFORMED: CodecError = CodecError::Malformed { codec: Codec::Zstd };
         let context = match &mut self.zstd {
             Some(context) => context,
-            none => none.insert(
-                zstd_safe::DCtx::try_create().ok_or(CodecError::Failed { codec: Codec::Zstd })?,
-            ),
+            none => {
+                none.insert(zstd_safe::DCtx::try_create().ok_or(CodecError::Failed { codec: Codec::Zstd })?)
+            }
         };
         let guess = ZSTD_FIRST_GUESS_BYTES.max(input.len().saturating_mul(4));
         let mut capacity = guess.max(self.output.capacity()).min(limit_bytes);
@@ -261,10 +242,7 @@ fn read_bounded(
     limit_bytes: usize,
 ) -> Result<(), CodecError> {
     let one_more = u64::try_from(limit_bytes).map_or(u64::MAX, |limit| limit.saturating_add(1));
-    reader
-        .take(one_more)
-        .read_to_end(output)
-        .map_err(|_| CodecError::Malformed { codec })?;
+    reader.take(one_more).read_to_end(output).map_err(|_| CodecError::Malformed { codec })?;
     if output.len() > limit_bytes {
         return Err(CodecError::TooLarge { limit_bytes });
     }
@@ -278,9 +256,7 @@ fn read_bounded(
 pub fn decompress(codec: Codec, input: &[u8], limit_bytes: usize) -> Result<Vec<u8>, CodecError> {
     let mut scratch = Scratch::new();
     if codec == Codec::None {
-        return scratch
-            .decompress(codec, input, limit_bytes)
-            .map(<[u8]>::to_vec);
+        return scratch.decompress(codec, input, limit_bytes).map(<[u8]>::to_vec);
     }
     scratch.decompress(codec, input, limit_bytes)?;
     Ok(scratch.output)
@@ -298,17 +274,14 @@ pub fn compress(codec: Codec, input: &[u8], level: Option<i32>) -> Result<Vec<u8
         Codec::Gzip => {
             let level = level
                 .and_then(|level| u32::try_from(level).ok())
-                .map_or(flate2::Compression::default(), |level| {
-                    flate2::Compression::new(level.min(9))
-                });
+                .map_or(flate2::Compression::default(), |level| flate2::Compression::new(level.min(9)));
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
             encoder.write_all(input).map_err(|_| failed)?;
             encoder.finish().map_err(|_| failed)
         }
         Codec::Snappy => compress_xerial(input).ok_or(failed),
         Codec::Lz4 => {
-            let info =
-                lz4_flex::frame::FrameInfo::new().block_size(lz4_flex::frame::BlockSize::Max64KB);
+            let info = lz4_flex::frame::FrameInfo::new().block_size(lz4_flex::frame::BlockSize::Max64KB);
             let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
             encoder.write_all(input).map_err(|_| failed)?;
             encoder.finish().map_err(|_| failed)

@@ -229,25 +229,16 @@ mod tests {
         for code in -1..=last {
             assert_eq!(ErrorCode::from_code(code).code(), code);
         }
-        assert_eq!(
-            usize::try_from(last + 2).expect("positive"),
-            ErrorCode::ALL.len()
-        );
+        assert_eq!(usize::try_from(last + 2).expect("positive"), ErrorCode::ALL.len());
         for code in last + 1..last + 50 {
-            assert_eq!(
-                ResponseError::try_from_code(code),
-                Some(ResponseError::Unknown(code))
-            );
+            assert_eq!(ResponseError::try_from_code(code), Some(ResponseError::Unknown(code)));
             assert_eq!(ErrorCode::from_code(code), ErrorCode::UnknownServerError);
         }
     }
 
     #[test]
     fn names_are_kafkas_own() {
-        assert_eq!(
-            ErrorCode::NotLeaderOrFollower.name(),
-            "NOT_LEADER_OR_FOLLOWER"
-        );
+        assert_eq!(ErrorCode::NotLeaderOrFollower.name(), "NOT_LEADER_OR_FOLLOWER");
         assert_eq!(ErrorCode::UnknownTopicId.to_string(), "UNKNOWN_TOPIC_ID");
         assert!(ErrorCode::NotLeaderOrFollower.is_retriable());
         assert!(!ErrorCode::None.is_retriable());

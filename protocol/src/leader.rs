@@ -29,10 +29,7 @@ pub struct NodeEndpoint {
 
 impl CurrentLeader {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let leader = Self {
-            leader_id: reader.i32()?,
-            leader_epoch: reader.i32()?,
-        };
+        let leader = Self { leader_id: reader.i32()?, leader_epoch: reader.i32()? };
         reader.skip_tagged_fields()?;
         reader.finish()?;
         Ok(leader)
@@ -55,9 +52,7 @@ impl NodeEndpoint {
 
     /// Reads the content of the tagged field that holds them all.
     pub(crate) fn read_all(reader: &mut Reader<'_>) -> Result<Vec<Self>, WireError> {
-        let count = reader
-            .count(Form::Compact, Self::BYTES_MIN)?
-            .ok_or(WireError::InvalidLength(-1))?;
+        let count = reader.count(Form::Compact, Self::BYTES_MIN)?.ok_or(WireError::InvalidLength(-1))?;
         let mut endpoints = Vec::with_capacity(count);
         for _ in 0..count {
             endpoints.push(Self {

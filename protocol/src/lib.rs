@@ -15,14 +15,7 @@
 //! | [`leader`] | who leads now, as error responses tell clients |
 //! | [`api`] | the table of APIs, headers, and the bounded use of the generated codec |
 
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss
-    )
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::cast_sign_loss))]
 
 pub mod api;
 pub mod batch;

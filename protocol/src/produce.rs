@@ -69,10 +69,7 @@ impl FrameReader {
     fn split(&mut self, length: usize) -> Result<BytesMut, WireError> {
         let remaining = self.0.len();
         if length > remaining {
-            return Err(WireError::Truncated {
-                needed: length,
-                remaining,
-            });
+            return Err(WireError::Truncated { needed: length, remaining });
         }
         Ok(self.0.split_to(length))
     }
@@ -116,12 +113,7 @@ impl ProduceRequest {
         }
         skip_tagged_fields(&mut frame, flexible)?;
         frame.read(|reader| reader.finish())?;
-        Ok(Self {
-            transactional_id,
-            acks,
-            timeout_ms,
-            topics,
-        })
+        Ok(Self { transactional_id, acks, timeout_ms, topics })
     }
 }
 
@@ -146,14 +138,7 @@ impl ProduceRequest<Bytes> {
         assert!((3..=VERSION_MAX).contains(&version), "version {version}");
         let flexible = version >= FLEXIBLE_FROM;
         let (string, array) = (Form::string(flexible), Form::array(flexible));
-        let head = api::begin_request(
-            Api::Produce.key(),
-            version,
-            flexible,
-            correlation_id,
-            client_id,
-            64,
-        );
+        let head = api::begin_request(Api::Produce.key(), version, flexible, correlation_id, client_id, 64);
         let mut frame = Chunks::new(head);
         let buffer = frame.buffer();
         buffer.put_nullable_str(string, self.transactional_id.as_deref());
@@ -231,11 +216,7 @@ pub struct RecordErrorEntry {
 impl ProducePartitionResponse {
     /// The answer for a batch that was appended.
     pub fn appended(index: i32, base_offset: i64, log_start_offset: i64) -> Self {
-        Self {
-            base_offset,
-            log_start_offset,
-            ..Self::failed(index, ErrorCode::None)
-        }
+        Self { base_offset, log_start_offset, ..Self::failed(index, ErrorCode::None) }
     }
 
     /// The answer for a batch that was not.
@@ -264,10 +245,7 @@ impl ProduceResponse {
                 .map(|partition| ProducePartitionResponse::failed(partition.index, error))
                 .collect(),
         });
-        Self {
-            topics: topics.collect(),
-            ..Self::default()
-        }
+        Self { topics: topics.collect(), ..Self::default() }
     }
 
     /// Encodes a whole frame, length and header included. What the version cannot say is
@@ -318,8 +296,7 @@ impl ProduceResponse {
         }
         let flexible = version >= FLEXIBLE_FROM;
         let array = Form::array(flexible);
-        let (correlation_id, header_bytes) =
-            api::read_response_header(Api::Produce, version, frame)?;
+        let (correlation_id, header_bytes) = api::read_response_header(Api::Produce, version, frame)?;
         let mut reader = Reader::new(&frame[header_bytes..]);
         let mut response = Self::default();
         for _ in 0..non_null(reader.count(array, 2)?)? {
@@ -331,9 +308,7 @@ impl ProduceResponse {
             if flexible {
                 reader.skip_tagged_fields()?;
             }
-            response
-                .topics
-                .push(ProduceTopicResponse { name, partitions });
+            response.topics.push(ProduceTopicResponse { name, partitions });
         }
         if version >= 1 {
             response.throttle_time_ms = reader.i32()?;

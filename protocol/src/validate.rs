@@ -7,8 +7,8 @@
 use thiserror::Error;
 
 use crate::batch::{
-    BatchError, BatchHeader, BatchRef, Codec, CodecError, NO_TIMESTAMP, Record, Scratch,
-    TimestampType, crc_ok,
+    BatchError, BatchHeader, BatchRef, Codec, CodecError, NO_TIMESTAMP, Record, Scratch, TimestampType,
+    crc_ok,
 };
 use crate::error::ErrorCode;
 use crate::wire::WireError;
@@ -49,10 +49,7 @@ impl Default for ProduceRules {
         Self {
             max_message_bytes: 1_048_588,
             compacted: false,
-            timestamps: TimestampRule::CreateTime {
-                before_max_ms: i64::MAX,
-                after_max_ms: 3_600_000,
-            },
+            timestamps: TimestampRule::CreateTime { before_max_ms: i64::MAX, after_max_ms: 3_600_000 },
             max_decompressed_bytes: 100 * 1024 * 1024,
         }
     }
@@ -261,10 +258,7 @@ pub fn check_batch(
     let codec = header.codec().map_err(header_error)?;
     check_header(&header).map_err(RecordError::InvalidHeader)?;
     if header.timestamp_type() == TimestampType::LogAppendTime {
-        return Err(RecordError::InvalidTimestamp {
-            index: 0,
-            timestamp: header.max_timestamp,
-        });
+        return Err(RecordError::InvalidTimestamp { index: 0, timestamp: header.max_timestamp });
     }
     check_records(&whole, codec, rules, now_ms, scratch)
 }
@@ -316,15 +310,9 @@ fn check_records(
     scratch: &mut Scratch,
 ) -> Result<BatchSummary, RecordError> {
     let header = batch.header;
-    let records = batch
-        .records(scratch, rules.max_decompressed_bytes)
-        .map_err(header_error)?;
-    let mut summary = BatchSummary {
-        header,
-        codec,
-        max_timestamp: NO_TIMESTAMP,
-        max_timestamp_offset_delta: 0,
-    };
+    let records = batch.records(scratch, rules.max_decompressed_bytes).map_err(header_error)?;
+    let mut summary =
+        BatchSummary { header, codec, max_timestamp: NO_TIMESTAMP, max_timestamp_offset_delta: 0 };
     for (index, record) in (0..).zip(records) {
         let record = record.map_err(|error| match error {
             BatchError::MalformedRecord(error) => RecordError::MalformedRecord { index, error },
@@ -349,10 +337,7 @@ fn check_record(
     now_ms: i64,
 ) -> Result<i64, RecordError> {
     if record.offset_delta != index {
-        return Err(RecordError::OffsetDelta {
-            index,
-            offset_delta: record.offset_delta,
-        });
+        return Err(RecordError::OffsetDelta { index, offset_delta: record.offset_delta });
     }
     if rules.compacted && record.key.is_none() {
         return Err(RecordError::KeyMissing { index });
@@ -361,19 +346,12 @@ fn check_record(
     let acceptable = match rules.timestamps {
         TimestampRule::LogAppendTime => true,
         TimestampRule::CreateTime { .. } if timestamp == NO_TIMESTAMP => true,
-        TimestampRule::CreateTime {
-            before_max_ms,
-            after_max_ms,
-        } => {
+        TimestampRule::CreateTime { before_max_ms, after_max_ms } => {
             now_ms.saturating_sub(timestamp) <= before_max_ms
                 && timestamp.saturating_sub(now_ms) <= after_max_ms
         }
     };
-    if acceptable {
-        Ok(timestamp)
-    } else {
-        Err(RecordError::InvalidTimestamp { index, timestamp })
-    }
+    if acceptable { Ok(timestamp) } else { Err(RecordError::InvalidTimestamp { index, timestamp }) }
 }
 
 fn header_error(error: BatchError) -> RecordError {
@@ -385,9 +363,7 @@ fn header_error(error: BatchError) -> RecordError {
         BatchError::MalformedRecord(error) => RecordError::MalformedRecord { index: 0, error },
         BatchError::CountMismatch => RecordError::CountMismatch(0),
         BatchError::Codec(CodecError::TooLarge { limit_bytes }) => {
-            RecordError::DecompressedTooLarge {
-                max_bytes: limit_bytes,
-            }
+            RecordError::DecompressedTooLarge { max_bytes: limit_bytes }
         }
         BatchError::Codec(CodecError::Malformed { codec } | CodecError::Failed { codec }) => {
             RecordError::MalformedCompression(codec)

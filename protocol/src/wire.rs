@@ -87,10 +87,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], WireError> {
         let remaining = self.remaining();
         if length > remaining {
-            return Err(WireError::Truncated {
-                needed: length,
-                remaining,
-            });
+            return Err(WireError::Truncated { needed: length, remaining });
         }
         let taken = &self.bytes[self.position..self.position + length];
         self.position += length;
@@ -101,10 +98,7 @@ impl<'a> Reader<'a> {
         let remaining = self.remaining();
         let chunk = self.bytes[self.position..]
             .first_chunk::<N>()
-            .ok_or(WireError::Truncated {
-                needed: N,
-                remaining,
-            })?;
+            .ok_or(WireError::Truncated { needed: N, remaining })?;
         self.position += N;
         Ok(*chunk)
     }
@@ -166,18 +160,12 @@ impl<'a> Reader<'a> {
         };
         match length {
             -1 => Ok(None),
-            _ => usize::try_from(length)
-                .map(Some)
-                .map_err(|_| WireError::InvalidLength(length)),
+            _ => usize::try_from(length).map(Some).map_err(|_| WireError::InvalidLength(length)),
         }
     }
 
     /// The count of an array whose elements take at least `element_bytes_min` bytes each.
-    pub(crate) fn count(
-        &mut self,
-        form: Form,
-        element_bytes_min: usize,
-    ) -> Result<Option<usize>, WireError> {
+    pub(crate) fn count(&mut self, form: Form, element_bytes_min: usize) -> Result<Option<usize>, WireError> {
         let Some(count) = self.length(form)? else {
             return Ok(None);
         };
@@ -198,9 +186,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn nullable_str(&mut self, form: Form) -> Result<Option<&'a str>, WireError> {
         match self.nullable_bytes(form)? {
             None => Ok(None),
-            Some(bytes) => std::str::from_utf8(bytes)
-                .map(Some)
-                .map_err(|_| WireError::InvalidUtf8),
+            Some(bytes) => std::str::from_utf8(bytes).map(Some).map_err(|_| WireError::InvalidUtf8),
         }
     }
 
@@ -371,15 +357,8 @@ mod tests {
 
     #[test]
     fn overlong_varints_are_refused() {
-        assert!(
-            Reader::new(&[0xff, 0xff, 0xff, 0xff, 0x1f])
-                .uvarint()
-                .is_err()
-        );
+        assert!(Reader::new(&[0xff, 0xff, 0xff, 0xff, 0x1f]).uvarint().is_err());
         assert!(Reader::new(&[0x80; 11]).varlong().is_err());
-        assert_eq!(
-            Reader::new(&[0xff, 0xff, 0xff, 0xff, 0x0f]).uvarint(),
-            Ok(u32::MAX)
-        );
+        assert_eq!(Reader::new(&[0xff, 0xff, 0xff, 0xff, 0x0f]).uvarint(), Ok(u32::MAX));
     }
 }

@@ -12,8 +12,8 @@ use corelog_protocol::produce::{ProduceRequest, ProduceResponse};
 use corelog_protocol::validate::{ProduceRules, check_batch};
 use kafka_protocol::messages::{
     ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, DescribeTopicPartitionsRequest, FindCoordinatorRequest,
-    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+    DescribeConfigsRequest, DescribeTopicPartitionsRequest, FindCoordinatorRequest, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
 };
 use peak_alloc::PeakAlloc;
 
@@ -89,10 +89,7 @@ fn bombs_stay_within_a_multiple_of_the_limit() {
         let mut scratch = Scratch::new();
         let (peak, result) = peak_bytes(|| scratch.decompress(codec, &bomb, MIB).map(<[u8]>::len));
         assert!(result.is_err(), "{codec}");
-        assert!(
-            peak <= 4 * MIB,
-            "{codec}: {peak} bytes for a limit of 1 MiB"
-        );
+        assert!(peak <= 4 * MIB, "{codec}: {peak} bytes for a limit of 1 MiB");
     }
 }
 
@@ -100,43 +97,27 @@ fn claimed_sizes_are_not_reserved() {
     let limit = 100 * MIB;
     let mut scratch = Scratch::new();
     // Snappy: a length of almost 4 GiB, and one within the limit, without the bytes.
-    for claim in [
-        &[0xff, 0xff, 0xff, 0xff, 0x0f, 0][..],
-        &[0x80, 0x80, 0x80, 0x20, 0],
-    ] {
-        let (peak, result) = peak_bytes(|| {
-            scratch
-                .decompress(Codec::Snappy, claim, limit)
-                .map(<[u8]>::len)
-        });
+    for claim in [&[0xff, 0xff, 0xff, 0xff, 0x0f, 0][..], &[0x80, 0x80, 0x80, 0x20, 0]] {
+        let (peak, result) = peak_bytes(|| scratch.decompress(Codec::Snappy, claim, limit).map(<[u8]>::len));
         assert!(result.is_err());
         assert!(peak <= 4096, "{peak} bytes");
     }
     // Zstd: a frame that states a content of 64 MiB and ends.
     let mut frame = compress(Codec::Zstd, &vec![0; 64 * MIB], None).unwrap();
     frame.truncate(16);
-    let (peak, result) = peak_bytes(|| {
-        scratch
-            .decompress(Codec::Zstd, &frame, limit)
-            .map(<[u8]>::len)
-    });
+    let (peak, result) = peak_bytes(|| scratch.decompress(Codec::Zstd, &frame, limit).map(<[u8]>::len));
     assert!(result.is_err());
     assert!(peak <= MIB, "{peak} bytes");
     // Lz4: the largest block size there is, and no block.
     let frame = compress(Codec::Lz4, b"", None).unwrap();
-    let (peak, _) = peak_bytes(|| {
-        scratch
-            .decompress(Codec::Lz4, &frame, limit)
-            .map(<[u8]>::len)
-    });
+    let (peak, _) = peak_bytes(|| scratch.decompress(Codec::Lz4, &frame, limit).map(<[u8]>::len));
     assert!(peak <= MIB, "{peak} bytes");
     // A record count without records.
     let mut batch = BatchBuilder::new().record(0, None, None).build().unwrap();
     batch[23..27].copy_from_slice(&(i32::MAX - 1).to_be_bytes());
     batch[57..61].copy_from_slice(&i32::MAX.to_be_bytes());
     corelog_protocol::batch::update_crc(&mut batch);
-    let (peak, result) =
-        peak_bytes(|| check_batch(&batch, &ProduceRules::default(), 0, &mut scratch));
+    let (peak, result) = peak_bytes(|| check_batch(&batch, &ProduceRules::default(), 0, &mut scratch));
     assert!(result.is_err());
     assert!(peak <= 4096, "{peak} bytes");
 }
@@ -188,20 +169,13 @@ fn decode_everything(bytes: &[u8]) -> usize {
 
 fn claimed_counts_are_not_reserved() {
     // Large counts in both forms at every position of an otherwise empty message.
-    for claim in [
-        &[0x7f, 0xff, 0xff, 0xff][..],
-        &[0xff, 0xff, 0xff, 0xff, 0x0f],
-    ] {
+    for claim in [&[0x7f, 0xff, 0xff, 0xff][..], &[0xff, 0xff, 0xff, 0xff, 0x0f]] {
         for before in 0..40 {
             let mut bytes = vec![0; before];
             bytes.extend_from_slice(claim);
             bytes.extend_from_slice(&[0; 60]);
             let peak = decode_everything(&bytes);
-            assert!(
-                peak <= 8 * 1024,
-                "{peak} bytes for {} at {before}",
-                bytes.len()
-            );
+            assert!(peak <= 8 * 1024, "{peak} bytes for {} at {before}", bytes.len());
         }
     }
 }
@@ -218,11 +192,7 @@ fn minimal_elements_cost_a_bounded_multiple() {
     assert!(peak <= 4096, "the walk itself: {peak} bytes");
     let (peak, result) = peak_bytes(|| decode_request::<MetadataRequest>(0, body.clone()));
     assert_eq!(result.unwrap().topics.unwrap().len(), count);
-    assert!(
-        peak <= 64 * body.len(),
-        "{} bytes a byte",
-        peak / body.len()
-    );
+    assert!(peak <= 64 * body.len(), "{} bytes a byte", peak / body.len());
     // Produce: an empty topic is six bytes.
     let mut body = BytesMut::new();
     body.put_bytes(0, 2 + 2 + 4);
@@ -247,9 +217,6 @@ fn random_bytes_cost_a_bounded_multiple() {
             bytes.push(if a < 200 { b % 4 } else { b });
         }
         let peak = decode_everything(&bytes);
-        assert!(
-            peak <= 64 * bytes.len() + 4096,
-            "{peak} bytes for {bytes:?}"
-        );
+        assert!(peak <= 64 * bytes.len() + 4096, "{peak} bytes for {bytes:?}");
     }
 }

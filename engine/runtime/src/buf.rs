@@ -38,14 +38,9 @@ impl AlignedBuf {
 
     fn uninitialised(len: usize) -> Self {
         assert!(len > 0, "an aligned buffer is not empty");
-        assert!(
-            len.is_multiple_of(BLOCK_BYTES),
-            "an aligned buffer is whole blocks, not {len} bytes"
-        );
+        assert!(len.is_multiple_of(BLOCK_BYTES), "an aligned buffer is whole blocks, not {len} bytes");
         // Not from the executor's registered memory: that is at most 1 MiB and serves the reads.
-        Self {
-            inner: Rc::new(glommio::allocate_dma_buffer_global(len)),
-        }
+        Self { inner: Rc::new(glommio::allocate_dma_buffer_global(len)) }
     }
 
     /// Shortens the buffer to `len` bytes for good: it cannot grow back.
@@ -54,10 +49,7 @@ impl AlignedBuf {
     /// When `len` is zero, longer than the buffer, or not a multiple of [`BLOCK_BYTES`].
     pub fn truncate(&mut self, len: usize) {
         assert!(len > 0, "an aligned buffer is not empty");
-        assert!(
-            len.is_multiple_of(BLOCK_BYTES),
-            "an aligned buffer is whole blocks"
-        );
+        assert!(len.is_multiple_of(BLOCK_BYTES), "an aligned buffer is whole blocks");
         self.exclusive().trim_to_size(len);
     }
 

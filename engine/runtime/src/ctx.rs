@@ -28,9 +28,8 @@ pub(crate) fn current_or_none() -> Option<Current> {
 /// # Panics
 /// On a thread that belongs to no runtime: that is a programming error.
 pub(crate) fn current() -> Current {
-    current_or_none().expect(
-        "this needs a shard: call it under shards::run or inside a simulation, not on a bare thread",
-    )
+    current_or_none()
+        .expect("this needs a shard: call it under shards::run or inside a simulation, not on a bare thread")
 }
 
 /// Makes `current` the current shard until the guard is dropped.

@@ -64,9 +64,7 @@ impl File {
     /// `AlreadyExists`, or whatever the operating system says.
     pub async fn create(path: &Path) -> io::Result<Self> {
         match current() {
-            Current::Real(shard) => Ok(Self(Kind::Real(
-                real::fs::File::create(&shard, path).await?,
-            ))),
+            Current::Real(shard) => Ok(Self(Kind::Real(real::fs::File::create(&shard, path).await?))),
             Current::Sim(place) => Ok(Self(Kind::Sim(place.create_file(path).await?))),
         }
     }
@@ -77,9 +75,7 @@ impl File {
     /// `NotFound`, or whatever the operating system says.
     pub async fn open(path: &Path, mode: OpenMode) -> io::Result<Self> {
         match current() {
-            Current::Real(shard) => Ok(Self(Kind::Real(
-                real::fs::File::open(&shard, path, mode).await?,
-            ))),
+            Current::Real(shard) => Ok(Self(Kind::Real(real::fs::File::open(&shard, path, mode).await?))),
             Current::Sim(place) => Ok(Self(Kind::Sim(place.open_file(path, mode).await?))),
         }
     }
@@ -173,19 +169,10 @@ impl File {
     /// # Panics
     /// When a bound is not a multiple of [`BLOCK_BYTES`].
     pub async fn zero_fill(&self, from: u64, to: u64) -> io::Result<()> {
-        assert!(
-            from.is_multiple_of(BLOCK_BYTES as u64),
-            "zero-filling starts at a block"
-        );
-        assert!(
-            to.is_multiple_of(BLOCK_BYTES as u64),
-            "zero-filling ends at a block"
-        );
+        assert!(from.is_multiple_of(BLOCK_BYTES as u64), "zero-filling starts at a block");
+        assert!(to.is_multiple_of(BLOCK_BYTES as u64), "zero-filling ends at a block");
         let file = self.clone();
-        spawn_join(Class::Background, async move {
-            file.zero_fill_here(from, to).await
-        })
-        .await
+        spawn_join(Class::Background, async move { file.zero_fill_here(from, to).await }).await
     }
 
     async fn zero_fill_here(&self, from: u64, to: u64) -> io::Result<()> {
@@ -239,9 +226,7 @@ pub fn lock_data_dir(path: impl AsRef<Path>) -> Result<DirLock, StartError> {
     if let Some(Current::Sim(_)) = current_or_none() {
         return Ok(DirLock { _lock: None });
     }
-    Ok(DirLock {
-        _lock: Some(real::lock_data_dir(path.as_ref())?),
-    })
+    Ok(DirLock { _lock: Some(real::lock_data_dir(path.as_ref())?) })
 }
 
 /// Creates a directory and its missing parents.
@@ -346,8 +331,7 @@ pub async fn exists(path: impl AsRef<Path>) -> io::Result<bool> {
 /// `NotFound`, I/O errors.
 pub async fn read_small(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     let file = File::open(path.as_ref(), OpenMode::Read).await?;
-    let len = usize::try_from(file.len().await?)
-        .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    let len = usize::try_from(file.len().await?).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
     let bytes = file.read_at(0, len).await?;
     file.close().await?;
     Ok(bytes.to_vec())
@@ -379,10 +363,7 @@ pub async fn write_small_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> io::Res
 }
 
 fn temporary_path(path: &Path) -> io::Result<PathBuf> {
-    let mut name = path
-        .file_name()
-        .ok_or(io::ErrorKind::InvalidInput)?
-        .to_os_string();
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_os_string();
     name.push(".tmp");
     Ok(path.with_file_name(name))
 }

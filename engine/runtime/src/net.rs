@@ -67,9 +67,7 @@ impl Accepted {
     /// Makes it a stream of the shard that calls this.
     #[must_use]
     pub fn into_stream(self) -> TcpStream {
-        TcpStream(Rc::new(real::net::Stream::from_accepted(
-            self.fd, self.peer,
-        )))
+        TcpStream(Rc::new(real::net::Stream::from_accepted(self.fd, self.peer)))
     }
 }
 
@@ -198,21 +196,13 @@ impl WriteHalf {
 }
 
 impl AsyncRead for TcpStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         self.0.poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for TcpStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.0.poll_write(cx, bytes)
     }
 

@@ -84,8 +84,7 @@ struct StopState {
 impl StopFlag {
     pub(crate) fn raise(&self) {
         self.0.raised.store(true, Ordering::SeqCst);
-        let wakers =
-            std::mem::take(&mut *self.0.wakers.lock().unwrap_or_else(PoisonError::into_inner));
+        let wakers = std::mem::take(&mut *self.0.wakers.lock().unwrap_or_else(PoisonError::into_inner));
         for waker in wakers {
             waker.wake();
         }
@@ -117,22 +116,13 @@ impl StopSignal {
             if self.0.is_raised() {
                 return Poll::Ready(());
             }
-            let mut wakers = self
-                .0
-                .0
-                .wakers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut wakers = self.0.0.wakers.lock().unwrap_or_else(PoisonError::into_inner);
             if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
                 wakers.push(cx.waker().clone());
             }
             drop(wakers);
             // Raised between the first look and the push: nobody would wake this task.
-            if self.0.is_raised() {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
+            if self.0.is_raised() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }

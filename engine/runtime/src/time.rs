@@ -49,17 +49,13 @@ impl Instant {
     /// `self + duration`, `None` on overflow.
     #[must_use]
     pub fn checked_add(self, duration: Duration) -> Option<Self> {
-        self.0
-            .checked_add(u64::try_from(duration.as_nanos()).ok()?)
-            .map(Self)
+        self.0.checked_add(u64::try_from(duration.as_nanos()).ok()?).map(Self)
     }
 
     /// `self - duration`, `None` before the clock's zero.
     #[must_use]
     pub fn checked_sub(self, duration: Duration) -> Option<Self> {
-        self.0
-            .checked_sub(u64::try_from(duration.as_nanos()).ok()?)
-            .map(Self)
+        self.0.checked_sub(u64::try_from(duration.as_nanos()).ok()?).map(Self)
     }
 
     /// Nanoseconds since the clock's zero: only differences mean anything.
@@ -108,9 +104,7 @@ pub fn unix_time_ms() -> i64 {
     match current_or_none() {
         Some(Current::Sim(place)) => place.unix_time_ms(),
         Some(Current::Real(_)) | None => {
-            let since = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
         }
     }

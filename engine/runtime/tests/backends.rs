@@ -39,11 +39,7 @@ where
     }
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().to_path_buf();
-    let options = Options {
-        shards,
-        data_dirs: vec![path.clone()],
-        ..Options::default()
-    };
+    let options = Options { shards, data_dirs: vec![path.clone()], ..Options::default() };
     shards::run(options, move |context: ShardContext<Q, A>| {
         let done = body(context, path.clone());
         async move {
@@ -72,33 +68,17 @@ fn what_was_written_is_read_at_any_alignment_and_short_only_at_the_end() {
     alone(|dir| async move {
         let file = File::create(&dir.join("f")).await.unwrap();
         let data = pattern(3 * BLOCK_BYTES);
-        let buf = file
-            .write_at(AlignedBuf::padded(&data), BLOCK_BYTES as u64)
-            .await
-            .unwrap();
+        let buf = file.write_at(AlignedBuf::padded(&data), BLOCK_BYTES as u64).await.unwrap();
         assert_eq!(buf.len(), 3 * BLOCK_BYTES);
         file.sync_data().await.unwrap();
         assert_eq!(file.len().await.unwrap(), 4 * BLOCK_BYTES as u64);
         let all = [vec![0; BLOCK_BYTES], data].concat();
-        for (position, len) in [
-            (0, 1),
-            (4_095, 2),
-            (4_000, 8_192),
-            (5_000, 1),
-            (8_192, 4_096),
-        ] {
+        for (position, len) in [(0, 1), (4_095, 2), (4_000, 8_192), (5_000, 1), (8_192, 4_096)] {
             let read = file.read_at(position as u64, len).await.unwrap();
-            assert_eq!(
-                read,
-                all[position..position + len],
-                "{len} bytes at {position}"
-            );
+            assert_eq!(read, all[position..position + len], "{len} bytes at {position}");
         }
         let end = all.len() as u64;
-        assert_eq!(
-            file.read_at(end - 10, 100).await.unwrap(),
-            all[all.len() - 10..]
-        );
+        assert_eq!(file.read_at(end - 10, 100).await.unwrap(), all[all.len() - 10..]);
         assert!(file.read_at(end, 100).await.unwrap().is_empty());
         assert!(file.read_at(end + 50_000, 100).await.unwrap().is_empty());
         assert!(file.read_at(3, 0).await.unwrap().is_empty());
@@ -125,10 +105,7 @@ fn files_are_created_once_and_opened_only_if_they_exist() {
         let refused = read_only.write_at(AlignedBuf::zeroed(BLOCK_BYTES), 0).await;
         assert_eq!(refused.err().unwrap().raw_os_error(), Some(9), "EBADF");
         let orphan = dir.join("missing").join("f");
-        assert_eq!(
-            File::create(&orphan).await.err().unwrap().kind(),
-            std::io::ErrorKind::NotFound
-        );
+        assert_eq!(File::create(&orphan).await.err().unwrap().kind(), std::io::ErrorKind::NotFound);
     });
 }
 
@@ -151,29 +128,16 @@ fn directories_list_sorted_and_renames_replace() {
         fs::create_dir_all(dir.join("a/b/c")).await.unwrap();
         fs::create_dir_all(dir.join("a/b")).await.unwrap();
         for name in ["z", "m", "d"] {
-            File::create(&dir.join("a").join(name))
-                .await
-                .unwrap()
-                .close()
-                .await
-                .unwrap();
+            File::create(&dir.join("a").join(name)).await.unwrap().close().await.unwrap();
         }
         let names = |entries: Vec<fs::DirEntry>| -> Vec<_> {
-            entries
-                .into_iter()
-                .map(|entry| (entry.name, entry.is_dir, entry.len))
-                .collect()
+            entries.into_iter().map(|entry| (entry.name, entry.is_dir, entry.len)).collect()
         };
         let file = |name: &str| (name.to_owned(), false, 0);
         let listed = names(fs::list_dir(dir.join("a")).await.unwrap());
-        assert_eq!(
-            listed,
-            [("b".to_owned(), true, 0), file("d"), file("m"), file("z")]
-        );
+        assert_eq!(listed, [("b".to_owned(), true, 0), file("d"), file("m"), file("z")]);
         fs::rename(dir.join("a/m"), dir.join("a/z")).await.unwrap();
-        fs::rename(dir.join("a/z"), dir.join("moved"))
-            .await
-            .unwrap();
+        fs::rename(dir.join("a/z"), dir.join("moved")).await.unwrap();
         assert!(fs::exists(dir.join("moved")).await.unwrap());
         assert!(!fs::exists(dir.join("a/z")).await.unwrap());
         let full = fs::remove_dir(dir.join("a")).await.unwrap_err();
@@ -211,11 +175,7 @@ fn a_write_whose_future_was_dropped_still_happens() {
         }
         // Writes at one position would be ordered by nothing but their completion.
         while file.len().await.unwrap() < 20 * BLOCK_BYTES as u64
-            || file
-                .read_at(0, 20 * BLOCK_BYTES)
-                .await
-                .unwrap()
-                .contains(&0)
+            || file.read_at(0, 20 * BLOCK_BYTES).await.unwrap().contains(&0)
         {
             time::sleep(Duration::from_millis(1)).await;
         }
@@ -229,8 +189,7 @@ fn many_writes_in_flight_all_arrive() {
         let mut joins = Vec::new();
         for i in 0..300_u64 {
             let file = file.clone();
-            let class =
-                [Class::Journal, Class::Serve, Class::Read, Class::Background][i as usize % 4];
+            let class = [Class::Journal, Class::Serve, Class::Read, Class::Background][i as usize % 4];
             joins.push(task::spawn_join(class, async move {
                 let buf = AlignedBuf::padded(&i.to_le_bytes());
                 file.write_at(buf, i * BLOCK_BYTES as u64).await.unwrap();
@@ -288,14 +247,8 @@ fn sleeps_are_never_short_and_timeouts_pick_the_first() {
         assert!(time::Instant::now() >= start);
         let late = time::timeout(Duration::from_millis(1), std::future::pending::<()>()).await;
         assert_eq!(late, Err(time::Elapsed));
-        assert_eq!(
-            time::timeout(Duration::from_secs(60), async { 5 }).await,
-            Ok(5)
-        );
-        assert!(
-            start.checked_sub(Duration::from_secs(900_000)).is_some(),
-            "far from zero"
-        );
+        assert_eq!(time::timeout(Duration::from_secs(60), async { 5 }).await, Ok(5));
+        assert!(start.checked_sub(Duration::from_secs(900_000)).is_some(), "far from zero");
         let before = time::unix_time_ms();
         time::sleep(Duration::from_millis(2)).await;
         assert!(time::unix_time_ms() >= before);
@@ -327,9 +280,7 @@ fn serve_doubling(context: &ShardContext<u64, u64>) {
 
 /// Waits until all shards are done, so that none ends while another still calls it.
 async fn barrier(dir: &Path, context: &ShardContext<u64, u64>) {
-    File::create(&dir.join(format!("done-{}", context.shard)))
-        .await
-        .unwrap();
+    File::create(&dir.join(format!("done-{}", context.shard))).await.unwrap();
     while fs::list_dir(dir).await.unwrap().len() < context.shards {
         time::sleep(Duration::from_millis(1)).await;
     }
@@ -406,10 +357,7 @@ fn replies_may_be_late_out_of_order_dropped_or_unwanted() {
             }
         });
         let other = 1 - context.shard;
-        assert_eq!(
-            context.mesh.call(other, 0).await,
-            Err(MeshError::NoReply(other))
-        );
+        assert_eq!(context.mesh.call(other, 0).await, Err(MeshError::NoReply(other)));
         let (first, unwanted) = (context.mesh.call(other, 1), context.mesh.call(other, 2));
         drop(unwanted);
         let third = context.mesh.call(other, 3);
@@ -429,10 +377,7 @@ fn calls_to_a_shard_that_ended_fail() {
         let waiting: Vec<_> = (0..10).map(|i| context.mesh.call(0, i)).collect();
         for call in waiting {
             let error = call.await.unwrap_err();
-            assert!(
-                matches!(error, MeshError::Closed(0) | MeshError::NoReply(0)),
-                "{error}"
-            );
+            assert!(matches!(error, MeshError::Closed(0) | MeshError::NoReply(0)), "{error}");
         }
         while context.mesh.call(0, 1).await != Err(MeshError::Closed(0)) {
             task::yield_now().await;

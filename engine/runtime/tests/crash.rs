@@ -35,11 +35,7 @@ fn synced_data_survives_every_crash() {
             let _file = synced_file(8).await;
         });
         sim.crash_node(1);
-        assert_eq!(
-            sim.disk(1).content("/d/f").unwrap(),
-            vec![1; 8 * BLOCK_BYTES],
-            "seed {seed}"
-        );
+        assert_eq!(sim.disk(1).content("/d/f").unwrap(), vec![1; 8 * BLOCK_BYTES], "seed {seed}");
     }
 }
 
@@ -53,20 +49,14 @@ fn an_unsynced_write_may_land_wholly_partly_or_not_in_sectors_of_either_size() {
             let file = synced_file(4).await;
             file.write_at(filled(2, 4), 0).await.unwrap();
         });
-        assert_eq!(
-            sim.disk(1).content("/d/f").unwrap(),
-            vec![2; 4 * BLOCK_BYTES]
-        );
+        assert_eq!(sim.disk(1).content("/d/f").unwrap(), vec![2; 4 * BLOCK_BYTES]);
         sim.crash_node(1);
         let content = sim.disk(1).content("/d/f").unwrap();
         assert_eq!(content.len(), 4 * BLOCK_BYTES);
         let sectors: Vec<u8> = content
             .chunks(512)
             .map(|sector| {
-                assert!(
-                    sector.iter().all(|byte| *byte == sector[0]),
-                    "a sector never tears"
-                );
+                assert!(sector.iter().all(|byte| *byte == sector[0]), "a sector never tears");
                 sector[0]
             })
             .collect();
@@ -91,14 +81,12 @@ fn unsynced_writes_are_reordered() {
         sim.run_on(1, async {
             let file = synced_file(2).await;
             file.write_at(filled(2, 1), 0).await.unwrap();
-            file.write_at(filled(3, 1), BLOCK_BYTES as u64)
-                .await
-                .unwrap();
+            file.write_at(filled(3, 1), BLOCK_BYTES as u64).await.unwrap();
         });
         sim.crash_node(1);
         let content = sim.disk(1).content("/d/f").unwrap();
-        second_without_first |= content[..BLOCK_BYTES] == [1; BLOCK_BYTES]
-            && content[BLOCK_BYTES..] == [3; BLOCK_BYTES];
+        second_without_first |=
+            content[..BLOCK_BYTES] == [1; BLOCK_BYTES] && content[BLOCK_BYTES..] == [3; BLOCK_BYTES];
     }
     assert!(second_without_first);
 }
@@ -136,9 +124,7 @@ fn writes_in_flight_complete_in_any_order() {
             for i in 0..3_u64 {
                 let (file, log) = (file.clone(), Rc::clone(&log));
                 joins.push(task::spawn_join(task::Class::Journal, async move {
-                    file.write_at(filled(i as u8, 1), i * BLOCK_BYTES as u64)
-                        .await
-                        .unwrap();
+                    file.write_at(filled(i as u8, 1), i * BLOCK_BYTES as u64).await.unwrap();
                     log.borrow_mut().push(i);
                 }));
             }
@@ -158,18 +144,12 @@ fn an_unsynced_length_may_be_lost_and_never_exceeds_what_was_written() {
         let sim = Sim::new(seed, SimOptions::default());
         sim.run_on(1, async {
             let file = synced_file(1).await;
-            file.write_at(filled(2, 2), BLOCK_BYTES as u64)
-                .await
-                .unwrap();
+            file.write_at(filled(2, 2), BLOCK_BYTES as u64).await.unwrap();
         });
         sim.crash_node(1);
         let content = sim.disk(1).content("/d/f").unwrap();
         assert_eq!(content[..BLOCK_BYTES], [1; BLOCK_BYTES]);
-        assert!(
-            content[BLOCK_BYTES..]
-                .iter()
-                .all(|byte| [0, 2].contains(byte))
-        );
+        assert!(content[BLOCK_BYTES..].iter().all(|byte| [0, 2].contains(byte)));
         lengths.insert(content.len() / BLOCK_BYTES);
     }
     assert_eq!(lengths, BTreeSet::from([1, 2, 3]));
@@ -187,24 +167,15 @@ fn a_truncation_is_durable_after_a_sync_and_uncertain_before() {
             file.sync_data().await.unwrap();
             file.truncate(100).await.unwrap();
             file.truncate(200).await.unwrap();
-            assert_eq!(
-                file.read_at(90, 20).await.unwrap(),
-                [[1; 10], [0; 10]].concat()
-            );
+            assert_eq!(file.read_at(90, 20).await.unwrap(), [[1; 10], [0; 10]].concat());
         });
         sim.crash_node(1);
         let content = sim.disk(1).content("/d/f").unwrap();
         lengths.insert(content.len());
         assert_eq!(content[..100], [1; 100]);
     }
-    assert!(
-        lengths.contains(&5_000) && lengths.contains(&200),
-        "{lengths:?}"
-    );
-    assert!(
-        lengths.is_subset(&BTreeSet::from([5_000, 200, 100])),
-        "{lengths:?}"
-    );
+    assert!(lengths.contains(&5_000) && lengths.contains(&200), "{lengths:?}");
+    assert!(lengths.is_subset(&BTreeSet::from([5_000, 200, 100])), "{lengths:?}");
 }
 
 #[test]
@@ -238,16 +209,12 @@ fn a_kill_keeps_completed_operations_and_a_later_power_loss_still_takes_them() {
     let mut lost = false;
     for seed in 0..100 {
         let sim = Sim::new(seed, SimOptions::default());
-        let node = sim.start_node(
-            1,
-            1,
-            |_: corelog_runtime::shards::ShardContext<(), ()>| async {
-                let file = synced_file(1).await;
-                file.write_at(filled(2, 1), 0).await.unwrap();
-                fs::rename("/d/f", "/d/g").await.unwrap();
-                std::future::pending::<Result<(), String>>().await
-            },
-        );
+        let node = sim.start_node(1, 1, |_: corelog_runtime::shards::ShardContext<(), ()>| async {
+            let file = synced_file(1).await;
+            file.write_at(filled(2, 1), 0).await.unwrap();
+            fs::rename("/d/f", "/d/g").await.unwrap();
+            std::future::pending::<Result<(), String>>().await
+        });
         sim.run_until(time::sleep(Duration::from_secs(1)));
         drop(node);
         sim.kill_process(1);
@@ -284,18 +251,9 @@ fn injected_faults_hit_once_and_a_failed_sync_loses_data_for_good() {
         sim.run_on(1, async move {
             let file = synced_file(1).await;
             disk.fail(FaultOn::Write, "f", 1);
-            assert_eq!(
-                file.write_at(filled(3, 1), 0)
-                    .await
-                    .unwrap_err()
-                    .raw_os_error(),
-                Some(5)
-            );
+            assert_eq!(file.write_at(filled(3, 1), 0).await.unwrap_err().raw_os_error(), Some(5));
             disk.fail(FaultOn::Read, "f", 1);
-            assert_eq!(
-                file.read_at(0, 1).await.unwrap_err().raw_os_error(),
-                Some(5)
-            );
+            assert_eq!(file.read_at(0, 1).await.unwrap_err().raw_os_error(), Some(5));
             file.write_at(filled(2, 1), 0).await.unwrap();
             disk.fail_after(FaultOn::Sync, "f", 0, 1);
             assert_eq!(file.sync_data().await.unwrap_err().raw_os_error(), Some(5));
@@ -315,15 +273,10 @@ fn a_full_disk_refuses_new_blocks_and_takes_old_ones() {
     sim.run_on(1, async move {
         let file = synced_file(4).await;
         disk.set_free_bytes(Some(2 * BLOCK_BYTES as u64));
-        let full = file
-            .write_at(filled(2, 3), 4 * BLOCK_BYTES as u64)
-            .await
-            .unwrap_err();
+        let full = file.write_at(filled(2, 3), 4 * BLOCK_BYTES as u64).await.unwrap_err();
         assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
         file.write_at(filled(2, 4), 0).await.unwrap();
-        file.write_at(filled(2, 2), 4 * BLOCK_BYTES as u64)
-            .await
-            .unwrap();
+        file.write_at(filled(2, 2), 4 * BLOCK_BYTES as u64).await.unwrap();
         let other = File::create("/d/other".as_ref()).await.unwrap();
         other.write_at(filled(2, 1), 0).await.unwrap_err();
         file.truncate(0).await.unwrap();

@@ -15,13 +15,9 @@ use corelog_runtime::{rand, time};
 /// Writers, a mesh, timers and file operations, in any interleaving; some shards fail on the way.
 async fn busy_shard(context: ShardContext<u64, u64>) -> Result<(), String> {
     let path = format!("/shard-{}", context.shard);
-    fs::create_dir_all(&path)
-        .await
-        .map_err(|error| error.to_string())?;
+    fs::create_dir_all(&path).await.map_err(|error| error.to_string())?;
     let file = format!("{path}/{}", rand::u64());
-    let file = File::create(file.as_ref())
-        .await
-        .map_err(|error| error.to_string())?;
+    let file = File::create(file.as_ref()).await.map_err(|error| error.to_string())?;
     let mesh = context.mesh.clone();
     task::spawn(async move {
         while let Some(incoming) = mesh.next().await {
@@ -40,14 +36,10 @@ async fn busy_shard(context: ShardContext<u64, u64>) -> Result<(), String> {
         for _ in 0..rand::below(4) {
             let (file, at) = (file.clone(), rand::below(16) * BLOCK_BYTES as u64);
             joins.push(task::spawn_join(Class::Journal, async move {
-                file.write_at(AlignedBuf::padded(&[round as u8; 3]), at)
-                    .await
-                    .map(drop)
+                file.write_at(AlignedBuf::padded(&[round as u8; 3]), at).await.map(drop)
             }));
         }
-        let call = context
-            .mesh
-            .call(rand::below(context.shards as u64) as usize, round);
+        let call = context.mesh.call(rand::below(context.shards as u64) as usize, round);
         let _late = time::timeout(Duration::from_micros(200), call).await;
         for join in joins {
             join.await.map_err(|error| error.to_string())?;
@@ -154,10 +146,7 @@ fn a_loop_without_time_fails_with_its_seed() {
 #[test]
 #[should_panic(expected = "within 5s of virtual time")]
 fn a_run_that_takes_too_much_virtual_time_fails() {
-    let options = SimOptions {
-        time_max: Duration::from_secs(5),
-        ..SimOptions::default()
-    };
+    let options = SimOptions { time_max: Duration::from_secs(5), ..SimOptions::default() };
     Sim::new(9, options).run_until(time::sleep(Duration::from_secs(6)));
 }
 
@@ -190,9 +179,7 @@ fn files_of_a_dead_node_are_closed_and_a_new_life_opens_them_again() {
     let _exit = sim.start_node(1, 1, |_: ShardContext<(), ()>| async move {
         let file = File::create("/f".as_ref()).await.unwrap();
         for block in 0.. {
-            file.write_at(AlignedBuf::zeroed(BLOCK_BYTES), block * BLOCK_BYTES as u64)
-                .await
-                .unwrap();
+            file.write_at(AlignedBuf::zeroed(BLOCK_BYTES), block * BLOCK_BYTES as u64).await.unwrap();
         }
         Ok::<(), String>(())
     });
@@ -201,18 +188,9 @@ fn files_of_a_dead_node_are_closed_and_a_new_life_opens_them_again() {
     let before = sim.disk(1).content("/f").unwrap().len();
     assert!(before > 0);
     sim.run_until(time::sleep(Duration::from_millis(20)));
-    assert_eq!(
-        sim.disk(1).content("/f").unwrap().len(),
-        before,
-        "the dead do not write"
-    );
+    assert_eq!(sim.disk(1).content("/f").unwrap().len(), before, "the dead do not write");
     let len = sim.run_on(1, async {
-        File::open("/f".as_ref(), OpenMode::ReadWrite)
-            .await
-            .unwrap()
-            .len()
-            .await
-            .unwrap()
+        File::open("/f".as_ref(), OpenMode::ReadWrite).await.unwrap().len().await.unwrap()
     });
     assert_eq!(len as usize, before);
 }

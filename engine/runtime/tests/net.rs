@@ -19,10 +19,7 @@ where
     F: Fn(ShardContext<Q, A>) -> Fut + Send + Clone + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    let options = Options {
-        shards: count,
-        ..Options::default()
-    };
+    let options = Options { shards: count, ..Options::default() };
     shards::run(options, move |context| {
         let done = body(context);
         async move {
@@ -48,9 +45,8 @@ fn large_parts_arrive_whole_and_in_order_while_both_directions_are_busy() {
     on_shards(1, |_: ShardContext<(), ()>| async {
         let listener = TcpListener::bind(ANY_PORT, true).unwrap();
         let addr = listener.local_addr();
-        let parts: Vec<Bytes> = (0..200_usize)
-            .map(|i| Bytes::from(vec![i as u8; [0, 1, 100, 70_000][i % 4]]))
-            .collect();
+        let parts: Vec<Bytes> =
+            (0..200_usize).map(|i| Bytes::from(vec![i as u8; [0, 1, 100, 70_000][i % 4]])).collect();
         let expected = parts.concat();
         let echo = task::spawn_join(Class::Serve, async move {
             let (reader, writer) = listener.accept().await.unwrap().into_stream().split();
@@ -77,12 +73,7 @@ fn large_parts_arrive_whole_and_in_order_while_both_directions_are_busy() {
                 break;
             }
         }
-        assert!(
-            back == expected,
-            "{} of {} bytes",
-            back.len(),
-            expected.len()
-        );
+        assert!(back == expected, "{} of {} bytes", back.len(), expected.len());
         sender.await;
         echo.await;
     });

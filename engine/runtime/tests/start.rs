@@ -19,20 +19,13 @@ async fn nothing(_: Context) -> Result<(), String> {
 }
 
 fn with_cores(cores: &[usize]) -> Options {
-    Options {
-        cores: Some(cores.to_vec()),
-        shards: 1,
-        ..Options::default()
-    }
+    Options { cores: Some(cores.to_vec()), shards: 1, ..Options::default() }
 }
 
 #[test]
 fn a_core_list_must_be_usable() {
     let bad = shards::run(with_cores(&[100_000]), nothing).unwrap_err();
-    assert!(
-        matches!(bad, StartError::BadCore { core: 100_000, .. }),
-        "{bad}"
-    );
+    assert!(matches!(bad, StartError::BadCore { core: 100_000, .. }), "{bad}");
     for cores in [&[][..], &[0, 0][..]] {
         let bad = shards::run(with_cores(cores), nothing).unwrap_err();
         assert!(matches!(bad, StartError::BadCoreList { .. }), "{bad}");
@@ -42,11 +35,7 @@ fn a_core_list_must_be_usable() {
 #[test]
 fn more_shards_than_cores_share_them_and_every_shard_runs() {
     let (sender, receiver) = std::sync::mpsc::channel();
-    let options = Options {
-        cores: None,
-        shards: 5,
-        ..Options::default()
-    };
+    let options = Options { cores: None, shards: 5, ..Options::default() };
     shards::run(options, move |context: Context| {
         sender.send((context.shard, context.shards)).unwrap();
         nothing(context)
@@ -63,9 +52,7 @@ fn a_data_directory_is_locked_once_and_the_error_names_the_holder() {
     let path = dir.path().join("new");
     let lock = fs::lock_data_dir(&path).unwrap();
     let locked = fs::lock_data_dir(&path).unwrap_err();
-    let StartError::DataDirLocked { pid, .. } = &locked else {
-        panic!("{locked}")
-    };
+    let StartError::DataDirLocked { pid, .. } = &locked else { panic!("{locked}") };
     assert_eq!(*pid, Some(std::process::id()));
     assert!(locked.to_string().contains("pid"));
     drop(lock);
@@ -77,35 +64,22 @@ fn a_data_directory_must_be_a_directory_with_direct_io() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let with_dir = |path: &Path| Options {
-        data_dirs: vec![path.to_path_buf()],
-        ..Options::default()
-    };
+    let with_dir = |path: &Path| Options { data_dirs: vec![path.to_path_buf()], ..Options::default() };
     let bad = shards::run(with_dir(&file), nothing).unwrap_err();
     assert!(matches!(bad, StartError::DataDir { .. }), "{bad}");
     // Memory on every Linux that has it mounted.
-    if std::fs::read_to_string("/proc/mounts")
-        .unwrap()
-        .contains(" /dev/shm tmpfs ")
-    {
+    if std::fs::read_to_string("/proc/mounts").unwrap().contains(" /dev/shm tmpfs ") {
         let memory = tempfile::tempdir_in("/dev/shm").unwrap();
         let bad = shards::run(with_dir(memory.path()), nothing).unwrap_err();
         assert!(matches!(bad, StartError::NoDirectIo { .. }), "{bad}");
     }
     shards::run(with_dir(dir.path()), nothing).unwrap();
-    assert_eq!(
-        std::fs::read_dir(dir.path()).unwrap().count(),
-        1,
-        "no probe is left behind"
-    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no probe is left behind");
 }
 
 #[test]
 fn the_first_error_of_a_shard_is_returned_and_stops_the_others() {
-    let options = Options {
-        shards: 3,
-        ..Options::default()
-    };
+    let options = Options { shards: 3, ..Options::default() };
     let failed = shards::run(options, |context: Context| async move {
         if context.shard == 2 {
             return Err("the disk is broken");
@@ -114,10 +88,7 @@ fn the_first_error_of_a_shard_is_returned_and_stops_the_others() {
         Ok(())
     });
     let failed = failed.unwrap_err();
-    assert!(
-        matches!(&failed, StartError::Shard { shard: 2, .. }),
-        "{failed}"
-    );
+    assert!(matches!(&failed, StartError::Shard { shard: 2, .. }), "{failed}");
     assert!(failed.to_string().contains("the disk is broken"));
 }
 
@@ -141,15 +112,10 @@ fn a_panic_in_any_task_aborts_the_process_and_says_so() {
 #[test]
 #[ignore = "run by a_panic_in_any_task_aborts_the_process_and_says_so"]
 fn child_panics() {
-    let options = Options {
-        shards: 2,
-        ..Options::default()
-    };
+    let options = Options { shards: 2, ..Options::default() };
     let _ended = shards::run(options, |context: Context| async move {
         if context.shard == 1 {
-            task::spawn_in(task::Class::Background, async {
-                panic!("a broken invariant")
-            });
+            task::spawn_in(task::Class::Background, async { panic!("a broken invariant") });
         }
         std::future::pending::<Result<(), String>>().await
     });
@@ -158,20 +124,13 @@ fn child_panics() {
 #[test]
 fn sigterm_stops_all_shards_and_run_returns() {
     let output = in_a_process("child_is_terminated");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stdout)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
 #[ignore = "run by sigterm_stops_all_shards_and_run_returns"]
 fn child_is_terminated() {
-    let options = Options {
-        shards: 2,
-        ..Options::default()
-    };
+    let options = Options { shards: 2, ..Options::default() };
     shards::run(options, |context: Context| async move {
         if context.shard == 0 {
             // To the process, not to this thread, where it is blocked.
@@ -192,10 +151,7 @@ fn a_second_signal_ends_a_process_that_does_not_stop() {
 #[test]
 #[ignore = "run by a_second_signal_ends_a_process_that_does_not_stop"]
 fn child_ignores_its_stop_signal() {
-    let options = Options {
-        shards: 1,
-        ..Options::default()
-    };
+    let options = Options { shards: 1, ..Options::default() };
     let _ended = shards::run(options, |_: Context| async move {
         kill(Pid::this(), Signal::SIGTERM).unwrap();
         shards::stop_signal().wait().await;
@@ -217,46 +173,23 @@ fn child_has_little_lockable_memory() {
     let (_, hard) = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap();
     setrlimit(Resource::RLIMIT_MEMLOCK, 256 * 1024, hard).unwrap();
     let bad = shards::run(Options::default(), nothing).unwrap_err();
-    assert!(
-        matches!(
-            bad,
-            StartError::MemlockTooSmall {
-                have_bytes: 262_144,
-                ..
-            }
-        ),
-        "{bad}"
-    );
+    assert!(matches!(bad, StartError::MemlockTooSmall { have_bytes: 262_144, .. }), "{bad}");
     assert!(bad.to_string().contains("LimitMEMLOCK"));
     // The smallest limit that the check lets through does start.
     setrlimit(Resource::RLIMIT_MEMLOCK, 512 * 1024, hard).unwrap();
-    shards::run(
-        Options {
-            shards: 3,
-            ..Options::default()
-        },
-        nothing,
-    )
-    .unwrap();
+    shards::run(Options { shards: 3, ..Options::default() }, nothing).unwrap();
 }
 
 #[test]
 fn an_idle_process_sleeps() {
     let output = in_a_process("child_idles");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stdout)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
 #[ignore = "run by an_idle_process_sleeps"]
 fn child_idles() {
-    let options = Options {
-        shards: 3,
-        ..Options::default()
-    };
+    let options = Options { shards: 3, ..Options::default() };
     shards::run(options, |context: Context| async move {
         let mesh = context.mesh.clone();
         task::spawn(async move { while mesh.next().await.is_some() {} });
@@ -276,9 +209,6 @@ fn child_idles() {
 /// How often this thread gave up its core to wait.
 fn wake_ups() -> u64 {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("voluntary_ctxt_switches"))
-        .unwrap();
+    let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

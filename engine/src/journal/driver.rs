@@ -27,12 +27,8 @@ const BYTES_PER_TURN: u64 = 1 << 20;
 /// Starts the driver of an open journal.
 pub(super) fn spawn(inner: Rc<Inner>) {
     task::spawn_in(Class::Journal, async move {
-        let mut driver = Driver {
-            inner: Rc::clone(&inner),
-            writes: VecDeque::new(),
-            sync: None,
-            flush: None,
-        };
+        let mut driver =
+            Driver { inner: Rc::clone(&inner), writes: VecDeque::new(), sync: None, flush: None };
         poll_fn(|cx| driver.poll(cx)).await;
         inner.state.borrow_mut().stopped = true;
         inner.progress.wake();
@@ -79,11 +75,7 @@ impl Driver {
             }
         }
         housekeeping::start_if_needed(&self.inner);
-        if self.is_over() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        if self.is_over() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// One step, completions first: they free what the next write and the next sync need.
@@ -115,18 +107,14 @@ impl Driver {
             };
             if let Poll::Ready(result) = future.as_mut().poll(cx) {
                 write.future = None;
-                let buf =
-                    result.map_err(|error| io_error("write to", &self.inner.options.dir)(error))?;
+                let buf = result.map_err(|error| io_error("write to", &self.inner.options.dir)(error))?;
                 let mut state = self.inner.state.borrow_mut();
                 state.completed(write.header.generation, &write.file, buf);
             }
         }
         let mut moved = false;
         while let Some(write) = self.writes.pop_front_if(|write| write.future.is_none()) {
-            self.inner
-                .state
-                .borrow_mut()
-                .written(&write.header, write.queued_bytes);
+            self.inner.state.borrow_mut().written(&write.header, write.queued_bytes);
             moved = true;
         }
         if moved {
@@ -164,23 +152,12 @@ impl Driver {
         if rolled {
             self.inner.files.wake();
         }
-        let Some(Commit {
-            header,
-            buf,
-            file,
-            queued_bytes,
-        }) = commit
-        else {
+        let Some(Commit { header, buf, file, queued_bytes }) = commit else {
             return 0;
         };
         let writing = file.clone();
         let future = async move { writing.write_at(buf, header.position_bytes).await };
-        self.writes.push_back(Write {
-            header,
-            file,
-            queued_bytes,
-            future: Some(Box::pin(future)),
-        });
+        self.writes.push_back(Write { header, file, queued_bytes, future: Some(Box::pin(future)) });
         if self.inner.options.planted.has(Planted::AckBeforeSync) {
             self.inner.state.borrow_mut().progress.synced = header.end_lsn();
             self.inner.progress.wake();
@@ -202,9 +179,7 @@ impl Driver {
             return false;
         }
         let interval = self.inner.options.flush_interval;
-        let flush = self
-            .flush
-            .get_or_insert_with(|| Box::pin(time::sleep(interval)));
+        let flush = self.flush.get_or_insert_with(|| Box::pin(time::sleep(interval)));
         if !wanted && flush.as_mut().poll(cx).is_pending() {
             return false;
         }
@@ -223,9 +198,7 @@ impl Driver {
     fn give_up_when_full(&self) -> Result<(), JournalError> {
         let state = self.inner.state.borrow();
         if state.closing && state.disk_full && state.is_stalled() && self.writes.is_empty() {
-            return Err(JournalError::ClosedFull {
-                entries: state.unwritten_entries(),
-            });
+            return Err(JournalError::ClosedFull { entries: state.unwritten_entries() });
         }
         Ok(())
     }

@@ -4,9 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use super::format::{
-    CommitHeader, EntryHeader, EntryIter, FileHeader, FormatError, check_commit_body,
-};
+use super::format::{CommitHeader, EntryHeader, EntryIter, FileHeader, FormatError, check_commit_body};
 use super::scan::{FIRST_COMMIT_BYTES, Window, list_files};
 use corelog_runtime::fs::BLOCK_BYTES;
 use corelog_runtime::task;
@@ -73,11 +71,7 @@ pub struct Detail {
 ///
 /// # Errors
 /// I/O errors. What is wrong in a file is an item.
-pub async fn read_dir(
-    dir: &Path,
-    detail: Detail,
-    mut visit: impl FnMut(Item<'_>),
-) -> io::Result<()> {
+pub async fn read_dir(dir: &Path, detail: Detail, mut visit: impl FnMut(Item<'_>)) -> io::Result<()> {
     let mut files = list_files(dir).await?;
     files.sort_by_key(|file| (file.generation(), file.index));
     for file in files {
@@ -90,18 +84,10 @@ pub async fn read_dir(
 ///
 /// # Errors
 /// I/O errors. What is wrong in the file is an item.
-pub async fn read_file(
-    path: &Path,
-    detail: Detail,
-    visit: &mut impl FnMut(Item<'_>),
-) -> io::Result<()> {
+pub async fn read_file(path: &Path, detail: Detail, visit: &mut impl FnMut(Item<'_>)) -> io::Result<()> {
     let mut window = Window::open(path).await?;
     let header = FileHeader::decode(&window.get(0, BLOCK_BYTES).await?);
-    visit(Item::File {
-        path,
-        len_bytes: window.len(),
-        header,
-    });
+    visit(Item::File { path, len_bytes: window.len(), header });
     let mut position = FIRST_COMMIT_BYTES;
     let mut before: Option<CommitHeader> = None;
     while position < window.len() {
@@ -114,22 +100,16 @@ pub async fn read_file(
         let commit = match CommitHeader::decode(&block) {
             Ok(commit) if commit.position_bytes == here && window.contains(&commit) => commit,
             Ok(_) => {
-                visit(Item::BadCommit {
-                    position_bytes: here,
-                    error: FormatError::Length,
-                });
+                visit(Item::BadCommit { position_bytes: here, error: FormatError::Length });
                 continue;
             }
             Err(error) => {
-                visit(Item::BadCommit {
-                    position_bytes: here,
-                    error,
-                });
+                visit(Item::BadCommit { position_bytes: here, error });
                 continue;
             }
         };
-        let stale = header
-            .is_ok_and(|file| (file.generation, file.run.run) != (commit.generation, commit.run));
+        let stale =
+            header.is_ok_and(|file| (file.generation, file.run.run) != (commit.generation, commit.run));
         // The blocks of a stale commit may be partly overwritten: look at each.
         if !stale {
             position = commit.end_position_bytes();
@@ -137,16 +117,10 @@ pub async fn read_file(
         if !stale || detail.stale {
             let bytes = window.commit(&commit).await?;
             let continues = before.map(|before| {
-                before.sequence.checked_add(1) == Some(commit.sequence)
-                    && before.crc == commit.predecessor
+                before.sequence.checked_add(1) == Some(commit.sequence) && before.crc == commit.predecessor
             });
             let body = check_commit_body(&commit, &bytes);
-            visit(Item::Commit {
-                header: commit,
-                stale,
-                continues,
-                body,
-            });
+            visit(Item::Commit { header: commit, stale, continues, body });
             if detail.entries {
                 visit_entries(&commit, &bytes, visit);
             }

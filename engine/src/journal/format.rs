@@ -76,11 +76,9 @@ impl EntryKind {
     /// Whether the entry concerns the partition that it names and no other.
     pub(crate) fn is_of_one_partition(self) -> bool {
         match self {
-            Self::Append
-            | Self::TruncateTo
-            | Self::LogStart
-            | Self::DeletePartition
-            | Self::CarryForward => true,
+            Self::Append | Self::TruncateTo | Self::LogStart | Self::DeletePartition | Self::CarryForward => {
+                true
+            }
             Self::Checkpoint
             | Self::RaftVote
             | Self::RaftEntry
@@ -300,15 +298,8 @@ impl FileHeader {
     /// # Panics
     /// When `block` is shorter than a block.
     pub fn encode(&self, block: &mut [u8]) {
-        assert!(
-            block.len() >= BLOCK_BYTES,
-            "a file header has a block of its own"
-        );
-        let flags = if self.run.after_corruption {
-            FILE_FLAG_AFTER_CORRUPTION
-        } else {
-            0
-        };
+        assert!(block.len() >= BLOCK_BYTES, "a file header has a block of its own");
+        let flags = if self.run.after_corruption { FILE_FLAG_AFTER_CORRUPTION } else { 0 };
         let previous = self.run.previous.unwrap_or_default();
         put(block, 0, FILE_MAGIC);
         put(block, 8, FORMAT_VERSION.to_le_bytes());
@@ -340,11 +331,7 @@ impl FileHeader {
         let header = block.get(..FILE_HEADER_BYTES).ok_or(FormatError::Length)?;
         if header[..8] != FILE_MAGIC {
             let blank = header.iter().all(|byte| *byte == 0);
-            return Err(if blank {
-                FormatError::Blank
-            } else {
-                FormatError::Magic
-            });
+            return Err(if blank { FormatError::Blank } else { FormatError::Magic });
         }
         if u32_at(header, FILE_CRC_AT) != crc_without(header, FILE_CRC_AT) {
             return Err(FormatError::HeaderCrc);
@@ -413,16 +400,10 @@ impl CommitHeader {
     /// # Errors
     /// When there is none.
     pub fn decode(block: &[u8]) -> Result<Self, FormatError> {
-        let header = block
-            .get(..COMMIT_HEADER_BYTES)
-            .ok_or(FormatError::Length)?;
+        let header = block.get(..COMMIT_HEADER_BYTES).ok_or(FormatError::Length)?;
         if header[..8] != COMMIT_MAGIC {
             let blank = header.iter().all(|byte| *byte == 0);
-            return Err(if blank {
-                FormatError::Blank
-            } else {
-                FormatError::Magic
-            });
+            return Err(if blank { FormatError::Blank } else { FormatError::Magic });
         }
         let crc = u32_at(header, COMMIT_CRC_AT);
         if crc != crc_without(header, COMMIT_CRC_AT) {
@@ -453,10 +434,7 @@ const ENTRY_HEADER_CRC_AT: usize = 4;
 const ENTRY_CRC_AT: usize = 8;
 
 fn entry_header_crc(header: &[u8]) -> u32 {
-    crc32c::crc32c_append(
-        crc32c::crc32c(&header[..ENTRY_HEADER_CRC_AT]),
-        &header[12..],
-    )
+    crc32c::crc32c_append(crc32c::crc32c(&header[..ENTRY_HEADER_CRC_AT]), &header[12..])
 }
 
 fn entry_crc(header: &[u8], payload: &[u8]) -> u32 {
@@ -469,12 +447,7 @@ fn entry_crc(header: &[u8], payload: &[u8]) -> u32 {
 ///
 /// # Panics
 /// When `out` is too short or the payload longer than 4 GiB: the caller made room for it.
-pub(crate) fn encode_entry(
-    entry: &Entry,
-    lsn: Lsn,
-    generation: u64,
-    out: &mut [u8],
-) -> (usize, u32) {
+pub(crate) fn encode_entry(entry: &Entry, lsn: Lsn, generation: u64, out: &mut [u8]) -> (usize, u32) {
     let total = entry_bytes(entry.payload.len());
     let payload_bytes = u32::try_from(entry.payload.len()).expect("an entry fits a file");
     let (header, payload) = out[..total].split_at_mut(ENTRY_HEADER_BYTES);
@@ -599,16 +572,10 @@ impl<'a> Iterator for EntryIter<'a> {
             if header.lsn != self.lsn || header.generation != self.generation {
                 return Err(FormatError::Foreign);
             }
-            let (bytes, rest) = self
-                .rest
-                .split_at_checked(header.total_bytes())
-                .ok_or(FormatError::Length)?;
+            let (bytes, rest) =
+                self.rest.split_at_checked(header.total_bytes()).ok_or(FormatError::Length)?;
             self.rest = rest;
-            Ok(RawEntry {
-                header,
-                payload: &bytes[ENTRY_HEADER_BYTES..],
-                bytes,
-            })
+            Ok(RawEntry { header, payload: &bytes[ENTRY_HEADER_BYTES..], bytes })
         });
         match &result {
             Ok(entry) => self.lsn = entry.header.lsn.next(),

@@ -32,10 +32,7 @@ fn header() -> CommitHeader {
 
 /// A commit as the journal builds it.
 fn commit(entries: &[Entry]) -> (CommitHeader, Vec<u8>) {
-    let body: usize = entries
-        .iter()
-        .map(|entry| entry_bytes(entry.payload.len()))
-        .sum();
+    let body: usize = entries.iter().map(|entry| entry_bytes(entry.payload.len())).sum();
     let total = padded((COMMIT_HEADER_BYTES + body) as u64);
     let mut bytes = vec![0; usize::try_from(total).unwrap()];
     let mut header = header();
@@ -72,14 +69,8 @@ fn file_header(previous: Option<RunEnd>) -> FileHeader {
 
 #[test]
 fn a_file_header_reads_back_and_any_flipped_bit_of_it_is_noticed() {
-    let end = RunEnd {
-        run: 5,
-        generation: 4,
-        position_bytes: 12288,
-        lsn: Lsn(70),
-        sequence: 33,
-        crc: 0x0102_0304,
-    };
+    let end =
+        RunEnd { run: 5, generation: 4, position_bytes: 12288, lsn: Lsn(70), sequence: 33, crc: 0x0102_0304 };
     for previous in [None, Some(end)] {
         let header = file_header(previous);
         let mut block = vec![0; BLOCK_BYTES];
@@ -110,10 +101,7 @@ fn the_partition_of_an_entry_is_known_when_its_payload_is_broken() {
     let written = entry(EntryKind::Append, vec![5; 300]);
     let (header, mut bytes) = commit(std::slice::from_ref(&written));
     bytes[COMMIT_HEADER_BYTES + ENTRY_HEADER_BYTES + 100] ^= 4;
-    assert_eq!(
-        check_commit_body(&header, &bytes),
-        Err(FormatError::ContentCrc)
-    );
+    assert_eq!(check_commit_body(&header, &bytes), Err(FormatError::ContentCrc));
     let read = EntryIter::new(&header, &bytes).next().unwrap().unwrap();
     assert_eq!(read.header.target, written.target);
     assert!(!read.content_ok());

@@ -41,12 +41,7 @@ enum Job {
     /// Give a spare its header.
     Prepare(SpareFile),
     /// Zero-fill more of the head.
-    Fill {
-        file: File,
-        from: u64,
-        to: u64,
-        generation: u64,
-    },
+    Fill { file: File, from: u64, to: u64, generation: u64 },
     /// Create a spare.
     Create { index: u64 },
 }
@@ -79,8 +74,7 @@ fn wants_fill(state: &State) -> bool {
 
 fn has_job(state: &State) -> bool {
     let prepare = state.next.is_none() && state.ready_files_wanted() > 0;
-    !is_over(state)
-        && (!state.dead.is_empty() || prepare || wants_fill(state) || state.lacks_ready_file())
+    !is_over(state) && (!state.dead.is_empty() || prepare || wants_fill(state) || state.lacks_ready_file())
 }
 
 fn next_job(state: &mut State) -> Option<Job> {
@@ -98,12 +92,7 @@ fn next_job(state: &mut State) -> Option<Job> {
         let from = state.head.ready_bytes;
         let to = from.saturating_mul(FILL_FACTOR).min(state.head.bytes);
         let (file, generation) = (state.head.file.clone(), state.head.generation);
-        return Some(Job::Fill {
-            file,
-            from,
-            to,
-            generation,
-        });
+        return Some(Job::Fill { file, from, to, generation });
     }
     if state.lacks_ready_file() {
         let index = state.next_index;
@@ -120,9 +109,7 @@ async fn run(inner: &Rc<Inner>) {
         let Some(job) = job else { break };
         let full = match perform(inner, job).await {
             Ok(()) => false,
-            Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
-                true
-            }
+            Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => true,
             Err(error) => {
                 inner.fence(error);
                 break;
@@ -162,15 +149,8 @@ async fn perform(inner: &Rc<Inner>, job: Job) -> Result<(), JournalError> {
     match job {
         Job::Retire(file) => retire(inner, file).await,
         Job::Prepare(spare) => prepare(inner, spare).await,
-        Job::Fill {
-            file,
-            from,
-            to,
-            generation,
-        } => {
-            file.zero_fill(from, to)
-                .await
-                .map_err(io_error("zero-fill", &inner.options.dir))?;
+        Job::Fill { file, from, to, generation } => {
+            file.zero_fill(from, to).await.map_err(io_error("zero-fill", &inner.options.dir))?;
             let mut state = inner.state.borrow_mut();
             if state.head.generation == generation {
                 state.head.ready_bytes = to;
@@ -189,21 +169,13 @@ async fn retire(inner: &Rc<Inner>, file: LiveFile) -> Result<(), JournalError> {
     if file.unreplayed {
         let aside = file.path.with_extension("corrupt");
         tracing::warn!(path = %aside.display(), "journal file with unread entries set aside");
-        fs::rename(&file.path, &aside)
-            .await
-            .map_err(io_error("rename", &file.path))?;
+        fs::rename(&file.path, &aside).await.map_err(io_error("rename", &file.path))?;
     } else if reusable {
-        let spare = SpareFile {
-            path: file.path,
-            file: file.file,
-            bytes: file.bytes,
-        };
+        let spare = SpareFile { path: file.path, file: file.file, bytes: file.bytes };
         inner.state.borrow_mut().spares.push(spare);
         return Ok(());
     } else {
-        fs::remove_file(&file.path)
-            .await
-            .map_err(io_error("remove", &file.path))?;
+        fs::remove_file(&file.path).await.map_err(io_error("remove", &file.path))?;
     }
     if let Some(open) = file.file {
         open.close().await.map_err(io_error("close", &file.path))?;
@@ -216,9 +188,7 @@ async fn prepare(inner: &Rc<Inner>, spare: SpareFile) -> Result<(), JournalError
     let failed = io_error("write the header of", &spare.path);
     let file = match spare.file {
         Some(file) => file,
-        None => File::open(&spare.path, OpenMode::ReadWrite)
-            .await
-            .map_err(&failed)?,
+        None => File::open(&spare.path, OpenMode::ReadWrite).await.map_err(&failed)?,
     };
     let header = {
         let mut state = inner.state.borrow_mut();
@@ -237,12 +207,7 @@ async fn prepare(inner: &Rc<Inner>, spare: SpareFile) -> Result<(), JournalError
     file.sync_data().await.map_err(&failed)?;
     let generation = header.generation;
     tracing::debug!(generation, "journal file ready");
-    let prepared = PreparedFile {
-        path: spare.path,
-        file,
-        generation,
-        bytes: spare.bytes,
-    };
+    let prepared = PreparedFile { path: spare.path, file, generation, bytes: spare.bytes };
     inner.state.borrow_mut().next = Some(prepared);
     Ok(())
 }
@@ -262,11 +227,7 @@ async fn create_spare(inner: &Rc<Inner>, index: u64) -> Result<(), JournalError>
     match zero_filled(inner, &path, bytes).await {
         Ok(Some(file)) => {
             fs::sync_dir(dir).await.map_err(io_error("sync", dir))?;
-            inner.state.borrow_mut().spares.push(SpareFile {
-                path,
-                file: Some(file),
-                bytes,
-            });
+            inner.state.borrow_mut().spares.push(SpareFile { path, file: Some(file), bytes });
             Ok(())
         }
         Ok(None) => {

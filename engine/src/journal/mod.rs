@@ -265,11 +265,7 @@ impl Journal {
             .progress
             .until(|| {
                 let state = inner.state.borrow();
-                if state.progress != seen {
-                    Some(Ok(state.progress))
-                } else {
-                    state.failure().map(Err)
-                }
+                if state.progress != seen { Some(Ok(state.progress)) } else { state.failure().map(Err) }
             })
             .await
     }
@@ -285,11 +281,7 @@ impl Journal {
             .progress
             .until(|| {
                 let state = inner.state.borrow();
-                if state.progress.synced > lsn {
-                    Some(Ok(()))
-                } else {
-                    state.failure().map(Err)
-                }
+                if state.progress.synced > lsn { Some(Ok(())) } else { state.failure().map(Err) }
             })
             .await
     }
@@ -311,10 +303,7 @@ impl Journal {
     /// Waits until fewer than `bytes` are queued; for ever if the journal fenced itself.
     pub async fn drained_below(&self, bytes: usize) {
         let inner = &self.inner;
-        inner
-            .drained
-            .until(|| (inner.state.borrow().queued_bytes() < bytes).then_some(()))
-            .await;
+        inner.drained.until(|| (inner.state.borrow().queued_bytes() < bytes).then_some(())).await;
     }
 
     /// LSNs in the oldest file that still counts; `None` if that is the one being written to.
@@ -342,10 +331,7 @@ impl Journal {
     /// of an earlier run while nothing else is to do. Resolves at once as long as that is so.
     pub async fn pressure(&self) {
         let inner = &self.inner;
-        inner
-            .files
-            .until(|| inner.state.borrow().is_pressed().then_some(()))
-            .await;
+        inner.files.until(|| inner.state.borrow().is_pressed().then_some(())).await;
     }
 
     /// Entries below `below` are no longer needed: whatever replaces them is synced. Files wholly
@@ -406,11 +392,7 @@ impl Inner {
 /// Makes an I/O error ours.
 fn io_error(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> JournalError + use<> {
     let path = path.to_path_buf();
-    move |source| JournalError::Io {
-        operation,
-        path: path.clone(),
-        source: Arc::new(source),
-    }
+    move |source| JournalError::Io { operation, path: path.clone(), source: Arc::new(source) }
 }
 
 /// The one place where journal files are synced.

@@ -21,8 +21,7 @@ use corelog_runtime::fs::{File, OpenMode};
 use self::lost::Lost;
 use super::format::{EntryIter, FileHeader, FormatError, RunEnd, RunHeader};
 use super::scan::{
-    FIRST_COMMIT_BYTES, FoundFile, Link, Stop, Walk, Window, begins_with_commit, index_commits,
-    list_files,
+    FIRST_COMMIT_BYTES, FoundFile, Link, Stop, Walk, Window, begins_with_commit, index_commits, list_files,
 };
 use super::{Corruption, Entry, JournalError, JournalOptions, ReplayReport, io_error, sync_file};
 use crate::types::Lsn;
@@ -76,9 +75,7 @@ pub(super) async fn recover(
     options: &JournalOptions,
     sink: impl FnMut(Lsn, Entry),
 ) -> Result<Recovered, JournalError> {
-    let files = list_files(&options.dir)
-        .await
-        .map_err(io_error("list", &options.dir))?;
+    let files = list_files(&options.dir).await.map_err(io_error("list", &options.dir))?;
     check_identity(&files, options.journal_id)?;
     let mut recovery = Recovery {
         options,
@@ -98,10 +95,7 @@ pub(super) async fn recover(
 }
 
 fn newest_header(files: &[FoundFile]) -> Option<FileHeader> {
-    files
-        .iter()
-        .filter_map(|file| file.header.ok())
-        .max_by_key(|header| header.generation)
+    files.iter().filter_map(|file| file.header.ok()).max_by_key(|header| header.generation)
 }
 
 fn check_identity(files: &[FoundFile], journal_id: u64) -> Result<(), JournalError> {
@@ -115,10 +109,7 @@ fn check_identity(files: &[FoundFile], journal_id: u64) -> Result<(), JournalErr
                 });
             }
             Err(FormatError::Version(version)) => {
-                return Err(JournalError::NewerFormat {
-                    path: file.path.clone(),
-                    version: *version,
-                });
+                return Err(JournalError::NewerFormat { path: file.path.clone(), version: *version });
             }
             Ok(_) | Err(_) => {}
         }
@@ -147,9 +138,7 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
     async fn index_newest(&mut self) -> Result<(), JournalError> {
         for file in &mut self.files {
             if matches!(&file.header, Err(error) if *error != FormatError::Blank) {
-                file.commits = index_commits(file)
-                    .await
-                    .map_err(io_error("read", &file.path))?;
+                file.commits = index_commits(file).await.map_err(io_error("read", &file.path))?;
             }
         }
         let Some(newest) = self.newest else {
@@ -159,26 +148,17 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         let mut skip = 0;
         for (nth, at) in of_run.iter().enumerate().rev() {
             let file = &self.files[*at];
-            if begins_with_commit(file)
-                .await
-                .map_err(io_error("read", &file.path))?
-            {
+            if begins_with_commit(file).await.map_err(io_error("read", &file.path))? {
                 skip = nth;
                 break;
             }
         }
         self.index(of_run.split_off(skip)).await?;
-        let of_run = self
-            .files_of_run(newest.run.run)
-            .into_iter()
-            .map(|at| &self.files[at]);
+        let of_run = self.files_of_run(newest.run.run).into_iter().map(|at| &self.files[at]);
         self.live_generation = of_run
             .flat_map(|file| {
                 let of_header = file.header.map_or(0, |header| header.live_generation);
-                file.commits
-                    .iter()
-                    .map(|commit| commit.live_generation)
-                    .chain([of_header])
+                file.commits.iter().map(|commit| commit.live_generation).chain([of_header])
             })
             .max()
             .unwrap_or(0);
@@ -187,11 +167,7 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
 
     /// The files of a run, by generation.
     fn files_of_run(&self, run: u64) -> Vec<usize> {
-        let of_run = |at: &usize| {
-            self.files[*at]
-                .header
-                .is_ok_and(|header| header.run.run == run)
-        };
+        let of_run = |at: &usize| self.files[*at].header.is_ok_and(|header| header.run.run == run);
         let mut files: Vec<usize> = (0..self.files.len()).filter(of_run).collect();
         files.sort_by_key(|at| self.files[*at].generation());
         files
@@ -201,9 +177,7 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
     async fn index(&mut self, files: Vec<usize>) -> Result<(), JournalError> {
         for at in files {
             let file = &mut self.files[at];
-            file.commits = index_commits(file)
-                .await
-                .map_err(io_error("read", &file.path))?;
+            file.commits = index_commits(file).await.map_err(io_error("read", &file.path))?;
             if file.commits.iter().any(|commit| commit.closed) {
                 break;
             }
@@ -222,21 +196,12 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             .files
             .iter()
             .any(|file| file.header.is_ok() && file.commits.iter().any(|commit| commit.closed));
-        if closed {
-            Ok(())
-        } else {
-            self.index(files).await
-        }
+        if closed { Ok(()) } else { self.index(files).await }
     }
 
     /// The runs that count, oldest first.
     fn plan_runs(&self, newest: RunHeader) -> Vec<RunPlan> {
-        let mut runs = vec![RunPlan {
-            run: newest.run,
-            header: Some(newest),
-            end: None,
-            cut: false,
-        }];
+        let mut runs = vec![RunPlan { run: newest.run, header: Some(newest), end: None, cut: false }];
         let mut later = newest;
         while let Some(previous) = later.previous {
             let goes_back = previous.generation < later.first_generation;
@@ -245,12 +210,7 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             }
             let header = self.run_header(previous.run);
             let cut = later.after_corruption;
-            runs.push(RunPlan {
-                run: previous.run,
-                header,
-                end: Some(previous),
-                cut,
-            });
+            runs.push(RunPlan { run: previous.run, header, end: Some(previous), cut });
             match header {
                 Some(header) => later = header,
                 None => break,
@@ -270,8 +230,7 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
 
     fn file_of(&self, run: u64, generation: u64) -> Option<usize> {
         self.files.iter().position(|file| {
-            file.header
-                .is_ok_and(|header| header.run.run == run && header.generation == generation)
+            file.header.is_ok_and(|header| header.run.run == run && header.generation == generation)
         })
     }
 
@@ -295,10 +254,7 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
                     self.lost.push(Lost {
                         stop: recorded,
                         until: later.map_or(u64::MAX, |run| run.first_generation),
-                        message: format!(
-                            "an earlier start found a corruption at LSN {}",
-                            recorded.lsn
-                        ),
+                        message: format!("an earlier start found a corruption at LSN {}", recorded.lsn),
                     });
                 }
                 Some(_) if reached => {}
@@ -307,11 +263,7 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
                         "an earlier run ends at LSN {}, it had been replayed up to LSN {}",
                         end.lsn, recorded.lsn
                     );
-                    self.lost.push(Lost {
-                        stop: end,
-                        until: u64::MAX,
-                        message,
-                    });
+                    self.lost.push(Lost { stop: end, until: u64::MAX, message });
                     break;
                 }
             }
@@ -324,17 +276,11 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         let first = plan.header.map_or(0, |header| header.first_generation);
         let oldest = first.max(self.live_generation);
         let mut end = self.start_of_run(plan, oldest);
-        let mut link = plan
-            .header
-            .filter(|_| oldest == first)
-            .map(|header| Link::of_run(&header));
+        let mut link = plan.header.filter(|_| oldest == first).map(|header| Link::of_run(&header));
         let mut stop = Stop::Nothing;
         for generation in oldest.. {
             let at_start = (generation, FIRST_COMMIT_BYTES);
-            if let Some(recorded) = plan
-                .end
-                .filter(|end| (end.generation, end.position_bytes) == at_start)
-            {
+            if let Some(recorded) = plan.end.filter(|end| (end.generation, end.position_bytes) == at_start) {
                 return Ok((recorded, Stop::AtEnd));
             }
             let Some(at) = self.file_of(plan.run, generation) else {
@@ -372,21 +318,13 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         };
         let link = Link::of_run(&header);
         if oldest == header.first_generation {
-            return RunEnd {
-                lsn: link.lsn,
-                sequence: link.sequence,
-                crc: link.predecessor,
-                ..nothing
-            };
+            return RunEnd { lsn: link.lsn, sequence: link.sequence, crc: link.predecessor, ..nothing };
         }
         let floor = self
             .file_of(plan.run, oldest)
             .and_then(|at| self.files[at].header.ok())
             .map_or(header.first_lsn, |header| header.lsn_floor);
-        RunEnd {
-            lsn: floor,
-            ..nothing
-        }
+        RunEnd { lsn: floor, ..nothing }
     }
 
     /// Replays the commits of one file that continue the chain. Answers where the chain is then,
@@ -407,9 +345,7 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             window: Window::open(&found.path).await.map_err(&failed)?,
             position: FIRST_COMMIT_BYTES,
             link,
-            end_bytes: end
-                .filter(|end| end.generation == header.generation)
-                .map(|end| end.position_bytes),
+            end_bytes: end.filter(|end| end.generation == header.generation).map(|end| end.position_bytes),
             planted: self.options.planted,
         };
         let mut first_lsn = None;
@@ -453,12 +389,8 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         let replayed = self.live.range(newest.run.first_generation..);
         for (_, old) in replayed {
             let failed = io_error("sync", &old.path);
-            let file = File::open(&old.path, OpenMode::ReadWrite)
-                .await
-                .map_err(&failed)?;
-            sync_file(&file, self.options.planted)
-                .await
-                .map_err(&failed)?;
+            let file = File::open(&old.path, OpenMode::ReadWrite).await.map_err(&failed)?;
+            sync_file(&file, self.options.planted).await.map_err(&failed)?;
             file.close().await.map_err(&failed)?;
         }
         Ok(())
@@ -485,22 +417,15 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         }
         self.report.next_lsn = next_lsn;
         let (previous, after_corruption) = self.link_back(&lost);
-        let generations = self.files.iter().flat_map(|file| {
-            file.commits
-                .iter()
-                .map(|commit| commit.generation)
-                .chain(file.generation())
-        });
+        let generations = self
+            .files
+            .iter()
+            .flat_map(|file| file.commits.iter().map(|commit| commit.generation).chain(file.generation()));
         Ok(Recovered {
             previous,
             after_corruption,
             generation: generations.max().unwrap_or(0).saturating_add(1),
-            next_index: self
-                .files
-                .iter()
-                .map(|file| file.index + 1)
-                .max()
-                .unwrap_or(0),
+            next_index: self.files.iter().map(|file| file.index + 1).max().unwrap_or(0),
             dead: self.dead_files(!lost.is_empty()),
             tail: self.tail(),
             live: self.live.into_values().collect(),
@@ -515,13 +440,8 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         match (self.end, self.newest) {
             (Some(end), Some(newest)) if !newly_lost => {
                 let start = Link::of_run(&newest.run);
-                let empty =
-                    end.generation == newest.run.first_generation && end.sequence == start.sequence;
-                if empty {
-                    (newest.run.previous, newest.run.after_corruption)
-                } else {
-                    (Some(end), false)
-                }
+                let empty = end.generation == newest.run.first_generation && end.sequence == start.sequence;
+                if empty { (newest.run.previous, newest.run.after_corruption) } else { (Some(end), false) }
             }
             (end, _) => (end, newly_lost),
         }
@@ -542,10 +462,6 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             Err(_) => !any_lost || file.commits.is_empty(),
         };
         let dead = self.files.iter().filter(is_dead);
-        dead.map(|file| DeadFile {
-            path: file.path.clone(),
-            bytes: file.len,
-        })
-        .collect()
+        dead.map(|file| DeadFile { path: file.path.clone(), bytes: file.len }).collect()
     }
 }

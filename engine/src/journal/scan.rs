@@ -81,12 +81,7 @@ impl Window {
     pub(crate) async fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path, OpenMode::Read).await?;
         let len = file.len().await?;
-        Ok(Self {
-            file,
-            len,
-            start: 0,
-            bytes: Bytes::new(),
-        })
+        Ok(Self { file, len, start: 0, bytes: Bytes::new() })
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -99,10 +94,7 @@ impl Window {
         if let Some(bytes) = self.buffered(position, wanted) {
             return Ok(bytes);
         }
-        self.bytes = self
-            .file
-            .read_at(position, wanted.max(WINDOW_BYTES))
-            .await?;
+        self.bytes = self.file.read_at(position, wanted.max(WINDOW_BYTES)).await?;
         self.start = position;
         let available = wanted.min(self.bytes.len());
         Ok(self.bytes.slice(..available))
@@ -150,12 +142,7 @@ pub(crate) async fn index_commits(found: &FoundFile) -> io::Result<Vec<CommitHea
             .then(|| CommitHeader::decode(&block).ok())
             .flatten()
             .filter(|commit| commit.position_bytes == position && window.contains(commit))
-            .filter(|commit| {
-                found
-                    .header
-                    .as_ref()
-                    .map_or(true, |file| is_of_use(commit, file))
-            });
+            .filter(|commit| found.header.as_ref().map_or(true, |file| is_of_use(commit, file)));
         position += BLOCK_BYTES as u64;
         if let Some(commit) = commit {
             position = commit.end_position_bytes();
@@ -197,19 +184,11 @@ impl Link {
     /// What the first commit of a run says.
     pub(crate) fn of_run(run: &RunHeader) -> Self {
         let previous = run.previous.unwrap_or_default();
-        Self {
-            sequence: previous.sequence,
-            lsn: run.first_lsn,
-            predecessor: previous.crc,
-        }
+        Self { sequence: previous.sequence, lsn: run.first_lsn, predecessor: previous.crc }
     }
 
     pub(crate) fn after(commit: &CommitHeader) -> Self {
-        Self {
-            sequence: commit.sequence.saturating_add(1),
-            lsn: commit.end_lsn(),
-            predecessor: commit.crc,
-        }
+        Self { sequence: commit.sequence.saturating_add(1), lsn: commit.end_lsn(), predecessor: commit.crc }
     }
 
     /// Where a run ends if nothing follows at `position` of `file`.
@@ -225,13 +204,7 @@ impl Link {
     }
 
     /// Whether `commit`, found at `position` of `file`, is the next one of the run.
-    fn leads_to(
-        &self,
-        commit: &CommitHeader,
-        file: &FileHeader,
-        position: u64,
-        planted: PlantedBug,
-    ) -> bool {
+    fn leads_to(&self, commit: &CommitHeader, file: &FileHeader, position: u64, planted: PlantedBug) -> bool {
         if planted.has(Planted::GenerationIgnored) {
             return commit.position_bytes == position;
         }
@@ -287,9 +260,7 @@ impl Walk<'_> {
             let ours = is_of_use(&commit, self.file);
             return Ok(Err(if ours { Stop::Broken } else { Stop::Nothing }));
         }
-        let within = self
-            .end_bytes
-            .is_none_or(|end| commit.end_position_bytes() <= end);
+        let within = self.end_bytes.is_none_or(|end| commit.end_position_bytes() <= end);
         if !within || !self.window.contains(&commit) {
             return Ok(Err(Stop::Broken));
         }

@@ -31,21 +31,14 @@ pub(super) async fn open(
 ) -> Result<(Rc<Inner>, ReplayReport), JournalError> {
     check_options(&options);
     let dir = &options.dir;
-    fs::create_dir_all(dir)
-        .await
-        .map_err(io_error("create", dir))?;
+    fs::create_dir_all(dir).await.map_err(io_error("create", dir))?;
     if let Some(parent) = dir.parent() {
-        fs::sync_dir(parent)
-            .await
-            .map_err(io_error("sync", parent))?;
+        fs::sync_dir(parent).await.map_err(io_error("sync", parent))?;
     }
     let mut recovered = recover(&options, sink).await?;
     let report = recovered.report.clone();
     log_report(&options, &report);
-    let tail = recovered
-        .tail
-        .take()
-        .filter(|_| options.planted.has(Planted::TailReused));
+    let tail = recovered.tail.take().filter(|_| options.planted.has(Planted::TailReused));
     let start = match tail {
         Some(tail) => reuse_tail(&options, &mut recovered, tail).await?,
         None => new_run(&options, &mut recovered).await?,
@@ -65,23 +58,11 @@ pub(super) async fn open(
 fn check_options(options: &JournalOptions) {
     let block = BLOCK_BYTES as u64;
     for bytes in [options.file_bytes, options.first_file_bytes] {
-        assert!(
-            bytes.is_multiple_of(block),
-            "journal files are whole blocks"
-        );
-        assert!(
-            bytes >= FILE_BLOCKS_MIN * block,
-            "a journal file has room for entries"
-        );
+        assert!(bytes.is_multiple_of(block), "journal files are whole blocks");
+        assert!(bytes >= FILE_BLOCKS_MIN * block, "a journal file has room for entries");
     }
-    assert!(
-        options.max_files >= 2,
-        "one file is released while another is written"
-    );
-    assert!(
-        options.max_commit_bytes >= BLOCK_BYTES,
-        "a commit is at least a block"
-    );
+    assert!(options.max_files >= 2, "one file is released while another is written");
+    assert!(options.max_commit_bytes >= BLOCK_BYTES, "a commit is at least a block");
     assert!(options.writes_in_flight >= 1, "a journal writes");
 }
 
@@ -97,10 +78,7 @@ fn log_report(options: &JournalOptions, report: &ReplayReport) {
 }
 
 /// Starts a run in a new file.
-async fn new_run(
-    options: &JournalOptions,
-    recovered: &mut Recovered,
-) -> Result<Start, JournalError> {
+async fn new_run(options: &JournalOptions, recovered: &mut Recovered) -> Result<Start, JournalError> {
     let generation = recovered.generation;
     let run = RunHeader {
         run: rand::u64(),
@@ -114,10 +92,7 @@ async fn new_run(
         generation,
         file_bytes: options.first_file_bytes,
         lsn_floor: run.first_lsn,
-        live_generation: recovered
-            .live
-            .first()
-            .map_or(generation, |file| file.generation),
+        live_generation: recovered.live.first().map_or(generation, |file| file.generation),
         run,
     };
     let path = options.dir.join(file_name(recovered.next_index));
@@ -125,12 +100,8 @@ async fn new_run(
     let file = File::create(&path).await.map_err(&failed)?;
     write_header(&file, &header).await.map_err(&failed)?;
     let ready_bytes = options.first_file_bytes.min(FIRST_FILL_BYTES);
-    file.zero_fill(FIRST_COMMIT_BYTES, ready_bytes)
-        .await
-        .map_err(&failed)?;
-    fs::sync_dir(&options.dir)
-        .await
-        .map_err(io_error("sync", &options.dir))?;
+    file.zero_fill(FIRST_COMMIT_BYTES, ready_bytes).await.map_err(&failed)?;
+    fs::sync_dir(&options.dir).await.map_err(io_error("sync", &options.dir))?;
     let head = Head {
         file,
         generation,
@@ -148,20 +119,12 @@ async fn reuse_tail(
     (header, path, end): (FileHeader, PathBuf, RunEnd),
 ) -> Result<Start, JournalError> {
     for leftover in recovered.dead.drain(..).filter(|dead| dead.path != path) {
-        fs::remove_file(&leftover.path)
-            .await
-            .map_err(io_error("remove", &leftover.path))?;
+        fs::remove_file(&leftover.path).await.map_err(io_error("remove", &leftover.path))?;
     }
-    fs::sync_dir(&options.dir)
-        .await
-        .map_err(io_error("sync", &options.dir))?;
-    let file = File::open(&path, OpenMode::ReadWrite)
-        .await
-        .map_err(io_error("open", &path))?;
+    fs::sync_dir(&options.dir).await.map_err(io_error("sync", &options.dir))?;
+    let file = File::open(&path, OpenMode::ReadWrite).await.map_err(io_error("open", &path))?;
     let bytes = file.len().await.map_err(io_error("open", &path))?;
-    recovered
-        .live
-        .retain(|live| live.generation < header.generation);
+    recovered.live.retain(|live| live.generation < header.generation);
     let head = Head {
         file,
         generation: header.generation,
@@ -169,23 +132,13 @@ async fn reuse_tail(
         ready_bytes: bytes,
         bytes,
     };
-    let link = Link {
-        sequence: end.sequence,
-        lsn: end.lsn,
-        predecessor: end.crc,
-    };
+    let link = Link { sequence: end.sequence, lsn: end.lsn, predecessor: end.crc };
     recovered.generation = header.generation;
     Ok(start_with(recovered, header.run, link, head, path))
 }
 
 /// A journal whose head is `head`, behind the files of earlier runs.
-fn start_with(
-    recovered: &mut Recovered,
-    run: RunHeader,
-    link: Link,
-    head: Head,
-    path: PathBuf,
-) -> Start {
+fn start_with(recovered: &mut Recovered, run: RunHeader, link: Link, head: Head, path: PathBuf) -> Start {
     let mut live: VecDeque<LiveFile> = recovered.live.drain(..).map(LiveFile::from).collect();
     live.push_back(LiveFile {
         path,

@@ -165,23 +165,13 @@ fn mark_bytes(file_bytes: u64) -> u64 {
 /// Longest payload of an entry.
 pub(super) fn max_entry_bytes(options: &JournalOptions) -> usize {
     let room = options.file_bytes - FIRST_COMMIT_BYTES - mark_bytes(options.file_bytes);
-    let room = usize::try_from(room)
-        .unwrap_or(usize::MAX)
-        .min(u32::MAX as usize - BLOCK_BYTES);
+    let room = usize::try_from(room).unwrap_or(usize::MAX).min(u32::MAX as usize - BLOCK_BYTES);
     room - COMMIT_HEADER_BYTES - ENTRY_HEADER_BYTES
 }
 
 impl State {
     pub(super) fn new(options: JournalOptions, start: Start) -> Self {
-        let Start {
-            run,
-            link,
-            head,
-            live,
-            dead,
-            next_generation,
-            next_index,
-        } = start;
+        let Start { run, link, head, live, dead, next_generation, next_index } = start;
         Self {
             options,
             run,
@@ -193,10 +183,7 @@ impl State {
             next_lsn: link.lsn,
             link,
             start_sequence: link.sequence,
-            progress: Progress {
-                written: link.lsn,
-                synced: link.lsn,
-            },
+            progress: Progress { written: link.lsn, synced: link.lsn },
             written_sequence: link.sequence,
             synced_sequence: link.sequence,
             sync_requested: Lsn(0),
@@ -236,9 +223,7 @@ impl State {
     }
 
     pub(super) fn failure(&self) -> Option<JournalError> {
-        self.fenced
-            .clone()
-            .or_else(|| self.stopped.then_some(JournalError::Closed))
+        self.fenced.clone().or_else(|| self.stopped.then_some(JournalError::Closed))
     }
 
     pub(super) fn queued_bytes(&self) -> usize {
@@ -259,12 +244,7 @@ impl State {
     }
 
     pub(super) fn live_bytes(&self) -> u64 {
-        let sealed: u64 = self
-            .live
-            .iter()
-            .take(self.live.len() - 1)
-            .map(|file| file.bytes)
-            .sum();
+        let sealed: u64 = self.live.iter().take(self.live.len() - 1).map(|file| file.bytes).sum();
         sealed + self.head.position_bytes
     }
 
@@ -299,8 +279,7 @@ impl State {
     /// The room for entries in the head, less what is queued for it.
     fn head_room(&self) -> u64 {
         let end = self.head.bytes - mark_bytes(self.head.bytes);
-        end.saturating_sub(self.head.position_bytes)
-            .saturating_sub(self.pending_bytes as u64)
+        end.saturating_sub(self.head.position_bytes).saturating_sub(self.pending_bytes as u64)
     }
 
     pub(super) fn full(&self) -> Option<JournalFull> {
@@ -324,25 +303,18 @@ impl State {
     /// first commit synced (or is a run's first), so that replay can always start with it.
     fn release_files(&mut self) {
         while self.live.len() > 1 && self.live[0].lsns.end <= self.release_below {
-            let startable = self.live[1]
-                .first_sequence
-                .is_none_or(|first| self.synced_sequence > first);
+            let startable = self.live[1].first_sequence.is_none_or(|first| self.synced_sequence > first);
             if !startable || self.live[0].lsns.end > self.progress.synced {
                 return;
             }
             if let Some(file) = self.live.pop_front() {
-                self.released.push(Released {
-                    recorded_in: None,
-                    file,
-                });
+                self.released.push(Released { recorded_in: None, file });
             }
         }
     }
 
     pub(super) fn live_generation(&self) -> u64 {
-        self.live
-            .front()
-            .map_or(self.head.generation, |file| file.generation)
+        self.live.front().map_or(self.head.generation, |file| file.generation)
     }
 
     /// Makes the prepared file the head.
@@ -401,9 +373,7 @@ impl State {
             self.roll(next);
             end = self.head.bytes - mark_bytes(self.head.bytes);
         }
-        let room = end
-            .min(self.head.ready_bytes)
-            .saturating_sub(self.head.position_bytes);
+        let room = end.min(self.head.ready_bytes).saturating_sub(self.head.position_bytes);
         if room < at_least {
             return None;
         }
@@ -455,11 +425,7 @@ impl State {
             at += len;
             lsn = lsn.next();
         }
-        assert_eq!(
-            at,
-            COMMIT_HEADER_BYTES + body_bytes,
-            "entries are as long as was counted"
-        );
+        assert_eq!(at, COMMIT_HEADER_BYTES + body_bytes, "entries are as long as was counted");
         buf[at..].fill(0);
         let mut header = CommitHeader {
             run: self.run.run,
@@ -486,12 +452,7 @@ impl State {
         for released in &mut self.released {
             released.recorded_in.get_or_insert(header.sequence);
         }
-        Commit {
-            header,
-            buf,
-            file: self.head.file.clone(),
-            queued_bytes: body_bytes,
-        }
+        Commit { header, buf, file: self.head.file.clone(), queued_bytes: body_bytes }
     }
 
     fn buffer(&mut self, len: usize) -> AlignedBuf {
@@ -516,10 +477,7 @@ impl State {
 
     /// This write and all before it completed.
     pub(super) fn written(&mut self, header: &CommitHeader, queued_bytes: usize) {
-        assert_eq!(
-            header.sequence, self.written_sequence,
-            "commits count as written in order"
-        );
+        assert_eq!(header.sequence, self.written_sequence, "commits count as written in order");
         self.written_sequence = header.sequence + 1;
         self.progress.written = self.progress.written.max(header.end_lsn());
         self.in_flight -= 1;
@@ -534,9 +492,7 @@ impl State {
     /// Whether somebody waits for a sync that would cover something new.
     pub(super) fn wants_sync(&self) -> bool {
         let unrecorded = |released: &Released| {
-            released
-                .recorded_in
-                .is_some_and(|sequence| sequence < self.written_sequence)
+            released.recorded_in.is_some_and(|sequence| sequence < self.written_sequence)
         };
         self.has_unsynced()
             && (self.sync_requested > self.progress.synced
@@ -546,18 +502,12 @@ impl State {
 
     /// What a sync issued now covers, and the files to sync for it.
     pub(super) fn start_sync(&mut self) -> (SyncTarget, Vec<File>) {
-        let target = SyncTarget {
-            lsn: self.progress.written,
-            sequence: self.written_sequence,
-        };
+        let target = SyncTarget { lsn: self.progress.written, sequence: self.written_sequence };
         (target, self.dirty.drain(..).map(|(_, file)| file).collect())
     }
 
     pub(super) fn synced(&mut self, target: SyncTarget) {
-        assert!(
-            target.sequence >= self.synced_sequence,
-            "syncs end in the order they start"
-        );
+        assert!(target.sequence >= self.synced_sequence, "syncs end in the order they start");
         self.synced_sequence = target.sequence;
         self.progress.synced = self.progress.synced.max(target.lsn);
         let released = std::mem::take(&mut self.released);

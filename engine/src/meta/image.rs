@@ -97,9 +97,7 @@ impl TopicMeta {
 
     /// Where a node with so many shards keeps a partition.
     pub fn shard_of(&self, partition: PartitionId, shards: usize) -> usize {
-        let slot = self
-            .first_slot
-            .wrapping_add(u64::from(partition.0.unsigned_abs()));
+        let slot = self.first_slot.wrapping_add(u64::from(partition.0.unsigned_abs()));
         usize::try_from(slot % shards as u64).unwrap_or(0)
     }
 }

@@ -102,7 +102,11 @@ impl Producers {
         }
         let newest = producer.batches.back().expect("a producer has a batch");
         let expected = add_to_sequence(newest.last_sequence, 1);
-        if got == expected { Ok(Verdict::Next) } else { Err(SequenceError::OutOfOrder { got, expected, epoch }) }
+        if got == expected {
+            Ok(Verdict::Next)
+        } else {
+            Err(SequenceError::OutOfOrder { got, expected, epoch })
+        }
     }
 
     /// Remembers an appended batch. `header` has its final base offset; batches without a producer

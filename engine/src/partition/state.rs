@@ -214,7 +214,8 @@ mod tests {
 
     fn states() -> impl Strategy<Value = PartitionState> {
         let batches = proptest::collection::vec(any::<(i32, i32, i64, i64)>(), 1..=5);
-        let producers = proptest::collection::btree_map(any::<i64>(), (any::<i16>(), any::<i64>(), batches), 0..4);
+        let producers =
+            proptest::collection::btree_map(any::<i64>(), (any::<i16>(), any::<i64>(), batches), 0..4);
         let numbers = proptest::collection::vec(0..1_000_000_i64, 5);
         let epochs = proptest::collection::btree_map(0..1000_i32, Just(()), 0..5);
         (any::<u128>(), any::<i32>(), numbers, producers, epochs).prop_map(

@@ -9,9 +9,7 @@ use corelog_runtime::task::{self, Class};
 use tokio::sync::Notify;
 
 use super::{PartitionCell, Shard};
-use crate::api::{
-    EpochEnd, FetchOutcome, FetchPart, Fetched, FoundOffset, OffsetQuery, PartitionError,
-};
+use crate::api::{EpochEnd, FetchOutcome, FetchPart, Fetched, FoundOffset, OffsetQuery, PartitionError};
 use crate::log::LogError;
 use crate::partition::{Partition, WatchId};
 use crate::types::{LeaderEpoch, Offset, TopicPartition};
@@ -297,4 +295,3 @@ fn corrupt(target: TopicPartition, error: &dyn std::error::Error) -> PartitionEr
     tracing::error!(partition = %target, %error, "a batch in memory is unreadable");
     PartitionError::Corrupt(error.to_string())
 }
-

@@ -93,7 +93,10 @@ impl PartitionModel {
             self.limbo.remove(record);
             match self.records.insert(offset, *record) {
                 Some(other) if other != *record => {
-                    return Err(format!("{}: offset {offset} was given to {other} and {record}", self.target));
+                    return Err(format!(
+                        "{}: offset {offset} was given to {other} and {record}",
+                        self.target
+                    ));
                 }
                 Some(_) | None => {}
             }

@@ -5,18 +5,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use corelog_engine::api::{
-    Acks, NewTopic, PartitionError, ProducePart, TopicError, TopicRef,
-};
+use corelog_engine::api::{Acks, NewTopic, PartitionError, ProducePart, TopicError, TopicRef};
 use corelog_engine::engine::Engine;
 use corelog_engine::types::{Durability, Offset, PartitionId, TopicId, TopicPartition};
 use corelog_protocol::ErrorCode;
 use corelog_protocol::batch::{BatchBuilder, Codec};
 use corelog_runtime::{rand, time};
 
-use crate::model::{
-    self, Model, PartitionModel, ProducerModel, SentBatch, Topic, Violation, filler_of,
-};
+use crate::model::{self, Model, PartitionModel, ProducerModel, SentBatch, Topic, Violation, filler_of};
 
 pub type SharedModel = Rc<RefCell<Model>>;
 
@@ -116,8 +112,12 @@ fn pick(count: usize) -> usize {
 /// A random partition of a topic that nobody is deleting.
 fn pick_partition(model: &SharedModel) -> Option<Rc<RefCell<PartitionModel>>> {
     let model = model.borrow();
-    let all: Vec<_> =
-        model.topics.values().filter(|topic| !topic.maybe_deleted).flat_map(|topic| &topic.partitions).collect();
+    let all: Vec<_> = model
+        .topics
+        .values()
+        .filter(|topic| !topic.maybe_deleted)
+        .flat_map(|topic| &topic.partitions)
+        .collect();
     // The first partitions are hot, so that some tails grow large and others stay small.
     let index = if rand::below(2) == 0 { pick(all.len().max(1)) } else { pick(all.len().clamp(1, 2)) };
     all.get(index).map(|cell| Rc::clone(cell))
@@ -219,7 +219,9 @@ async fn produce_idempotent(engine: &Engine, model: &SharedModel) -> Result<(), 
             Ok(())
         }
         Err(code) if is_expected(code) => Ok(()),
-        Err(code) => Err(format!("{target}: idempotent produce of producer {} failed with {code:?}", producer.id)),
+        Err(code) => {
+            Err(format!("{target}: idempotent produce of producer {} failed with {code:?}", producer.id))
+        }
     }
 }
 
@@ -237,8 +239,13 @@ async fn idle_producer(
     if !model.borrow_mut().producer_ids.insert(id) {
         return Err(format!("producer id {id} was given twice"));
     }
-    let producer =
-        Rc::new(RefCell::new(ProducerModel { id, next_sequence: 0, busy: false, in_flight: None, last: None }));
+    let producer = Rc::new(RefCell::new(ProducerModel {
+        id,
+        next_sequence: 0,
+        busy: false,
+        in_flight: None,
+        last: None,
+    }));
     cell.borrow_mut().producers.push(Rc::clone(&producer));
     Ok(Some(producer))
 }
@@ -272,7 +279,9 @@ async fn truncate(engine: &Engine, model: &SharedModel) -> Result<(), Violation>
             cell.forget_from(end);
             Ok(())
         }
-        Err(PartitionError::UnknownPartition | PartitionError::Stopping | PartitionError::Offline(_)) => Ok(()),
+        Err(PartitionError::UnknownPartition | PartitionError::Stopping | PartitionError::Offline(_)) => {
+            Ok(())
+        }
         Err(error) => Err(format!("{target}: truncation to {end} failed: {error}")),
     }
 }

@@ -82,33 +82,22 @@ impl Model {
     fn replayed(&mut self, entries: &[(Lsn, Entry)], next: Lsn) {
         self.replays += 1;
         let (written, released) = (self.written, self.released);
-        self.check(next >= written, || {
-            format!("replay ended at {next}, {written} was promised")
-        });
+        self.check(next >= written, || format!("replay ended at {next}, {written} was promised"));
         if let Some((first, _)) = entries.first() {
             self.check(*first <= released.max(Lsn(0)), || {
                 format!("replay starts at {first}, only {released} was released")
             });
         } else {
-            self.check(next <= released, || {
-                format!("nothing replayed of {released}..{next}")
-            });
+            self.check(next <= released, || format!("nothing replayed of {released}..{next}"));
         }
         let mut expected = entries.first().map_or(next, |(first, _)| *first);
         for (lsn, entry) in entries {
-            self.check(*lsn == expected, || {
-                format!("replayed {lsn} where {expected} was due")
-            });
+            self.check(*lsn == expected, || format!("replayed {lsn} where {expected} was due"));
             expected = lsn.next();
-            let same = self
-                .appended
-                .get(lsn)
-                .map_or(*lsn < released, |known| known == entry);
+            let same = self.appended.get(lsn).map_or(*lsn < released, |known| known == entry);
             self.check(same, || format!("replayed {lsn} is not what was appended"));
         }
-        self.check(expected == next, || {
-            format!("replay ends at {expected}, next is {next}")
-        });
+        self.check(expected == next, || format!("replay ends at {expected}, next is {next}"));
         self.appended.split_off(&next);
         (self.next, self.written, self.synced) = (next, next, next);
     }
@@ -135,14 +124,11 @@ fn random_entry(model: &mut Model) -> Entry {
 /// One process: recovers, appends and releases at random until it is crashed or closes.
 async fn life(model: Shared, options: JournalOptions) -> Result<(), JournalError> {
     let mut replayed = Vec::new();
-    let (journal, report) =
-        Journal::open(options, |lsn, entry| replayed.push((lsn, entry))).await?;
+    let (journal, report) = Journal::open(options, |lsn, entry| replayed.push((lsn, entry))).await?;
     {
         let mut model = model.borrow_mut();
         model.replayed(&replayed, report.next_lsn);
-        model.check(report.corruption.is_none(), || {
-            format!("false alarm: {:?}", report.corruption)
-        });
+        model.check(report.corruption.is_none(), || format!("false alarm: {:?}", report.corruption));
     }
     observe_progress(&model, &journal);
     release_under_pressure(&model, &journal);
@@ -179,19 +165,13 @@ async fn step(model: &Shared, journal: &Journal) -> Result<(), JournalError> {
                 (Some(lsn), 0) => {
                     journal.wait_synced(lsn).await?;
                     let progress = journal.progress();
-                    model
-                        .borrow_mut()
-                        .check(progress.synced > lsn, || "wait_synced lied".into());
+                    model.borrow_mut().check(progress.synced > lsn, || "wait_synced lied".into());
                 }
                 (Some(lsn), 1) => journal.request_sync(lsn),
                 _ => {}
             }
         }
-        6 => {
-            journal
-                .drained_below(1 + usize::try_from(rand::below(30_000)).unwrap())
-                .await
-        }
+        6 => journal.drained_below(1 + usize::try_from(rand::below(30_000)).unwrap()).await,
         7 => time::sleep(Duration::from_micros(rand::below(8_000))).await,
         _ => time::sleep(Duration::from_micros(rand::below(300))).await,
     }
@@ -205,9 +185,7 @@ fn observe_progress(model: &Shared, journal: &Journal) {
         let mut seen = journal.progress();
         while let Ok(progress) = journal.changed(seen).await {
             let grew = progress.written >= seen.written && progress.synced >= seen.synced;
-            model
-                .borrow_mut()
-                .check(grew, || "progress went back".into());
+            model.borrow_mut().check(grew, || "progress went back".into());
             model.borrow_mut().observe(&journal);
             seen = progress;
         }
@@ -228,13 +206,12 @@ fn release_under_pressure(model: &Shared, journal: &Journal) {
                 continue;
             };
             if oldest.end > journal.progress().synced
-                && (oldest.end == Lsn(0)
-                    || journal.wait_synced(Lsn(oldest.end.0 - 1)).await.is_err())
+                && (oldest.end == Lsn(0) || journal.wait_synced(Lsn(oldest.end.0 - 1)).await.is_err())
             {
                 return;
             }
-            let below = Lsn(oldest.end.0 + if lazy { 0 } else { rand::below(3) })
-                .min(journal.progress().synced);
+            let below =
+                Lsn(oldest.end.0 + if lazy { 0 } else { rand::below(3) }).min(journal.progress().synced);
             {
                 let mut model = model.borrow_mut();
                 model.released = model.released.max(below);
@@ -287,18 +264,12 @@ pub fn run_seed(seed: u64, planted: PlantedBug) -> Result<u64, String> {
                 0 => rand::below(6_000),
                 _ => rand::below(120_000),
             };
-            let patience = if round == crashes {
-                3_600_000_000
-            } else {
-                patience
-            };
+            let patience = if round == crashes { 3_600_000_000 } else { patience };
             let deadline = Box::pin(time::sleep(Duration::from_micros(patience)));
             match select(exit, deadline).await {
                 Either::Left((Ok(()), _)) => {}
                 Either::Left((Err(error), _)) => {
-                    model
-                        .borrow_mut()
-                        .check(false, || format!("the journal failed: {error}"));
+                    model.borrow_mut().check(false, || format!("the journal failed: {error}"));
                 }
                 Either::Right(_) if rand::below(2) == 0 => sim.kill_process(NODE),
                 Either::Right(_) => {

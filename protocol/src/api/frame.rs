@@ -71,11 +71,7 @@ pub fn decode_request_header(frame: &mut BytesMut) -> Result<RequestHeader, Head
         correlation_id,
     })?;
     if !api.versions().contains(&version) {
-        return Err(HeaderError::UnsupportedVersion {
-            api,
-            version,
-            correlation_id,
-        });
+        return Err(HeaderError::UnsupportedVersion { api, version, correlation_id });
     }
     // Never compact, so that the header can be read before the version is known.
     let client_id = reader.nullable_str(Form::Short)?.map(str::to_owned);
@@ -84,12 +80,7 @@ pub fn decode_request_header(frame: &mut BytesMut) -> Result<RequestHeader, Head
     }
     let header_bytes = reader.position();
     frame.advance(header_bytes);
-    Ok(RequestHeader {
-        api,
-        version,
-        correlation_id,
-        client_id,
-    })
+    Ok(RequestHeader { api, version, correlation_id, client_id })
 }
 
 /// Why a message could not be decoded.
@@ -151,15 +142,9 @@ pub fn decode_response<T: Request>(
     mut frame: Bytes,
 ) -> Result<(i32, T::Response), DecodeError> {
     let api = Api::from_key(T::KEY).ok_or(DecodeError::NotHere(T::KEY))?;
-    let (correlation_id, header_bytes) =
-        read_response_header(api, version, &frame).map_err(|error| DecodeError::Malformed {
-            api,
-            version,
-            error: SchemaError {
-                field: "response header",
-                error,
-            },
-        })?;
+    let (correlation_id, header_bytes) = read_response_header(api, version, &frame).map_err(|error| {
+        DecodeError::Malformed { api, version, error: SchemaError { field: "response header", error } }
+    })?;
     frame.advance(header_bytes);
     let response = decode_checked(T::KEY, version, frame, check_response)?;
     Ok((correlation_id, response))
@@ -174,11 +159,7 @@ fn decode_checked<T: Decodable>(
     let api = Api::from_key(key)
         .filter(|api| !matches!(api, Api::Produce | Api::Fetch))
         .ok_or(DecodeError::NotHere(key))?;
-    check(api, version, &body).map_err(|error| DecodeError::Malformed {
-        api,
-        version,
-        error,
-    })?;
+    check(api, version, &body).map_err(|error| DecodeError::Malformed { api, version, error })?;
     T::decode(&mut body, version).map_err(|error| DecodeError::Refused {
         api,
         version,
@@ -187,11 +168,7 @@ fn decode_checked<T: Decodable>(
 }
 
 /// Correlation id and size of a response's header.
-pub(crate) fn read_response_header(
-    api: Api,
-    version: i16,
-    frame: &[u8],
-) -> Result<(i32, usize), WireError> {
+pub(crate) fn read_response_header(api: Api, version: i16, frame: &[u8]) -> Result<(i32, usize), WireError> {
     let mut reader = Reader::new(frame);
     let correlation_id = reader.i32()?;
     if api.response_header_version(version) > 0 {
@@ -230,33 +207,17 @@ pub fn encode_request<T: Request>(
     let failed = encode_failed(T::KEY, version);
     let body_bytes = request.compute_size(version).map_err(&failed)?;
     let flexible = T::header_version(version) >= 2;
-    let mut frame = begin_request(
-        T::KEY,
-        version,
-        flexible,
-        correlation_id,
-        client_id,
-        body_bytes,
-    );
+    let mut frame = begin_request(T::KEY, version, flexible, correlation_id, client_id, body_bytes);
     request.encode(&mut frame, version).map_err(&failed)?;
     Ok(finish_frame(frame))
 }
 
 fn encode_failed<E: std::fmt::Display>(api_key: i16, version: i16) -> impl Fn(E) -> EncodeError {
-    move |error| EncodeError {
-        api_key,
-        version,
-        reason: error.to_string(),
-    }
+    move |error| EncodeError { api_key, version, reason: error.to_string() }
 }
 
 /// The place of the length and the header of a response.
-pub(crate) fn begin_response(
-    api: Api,
-    version: i16,
-    correlation_id: i32,
-    body_bytes: usize,
-) -> BytesMut {
+pub(crate) fn begin_response(api: Api, version: i16, correlation_id: i32, body_bytes: usize) -> BytesMut {
     let mut frame = BytesMut::with_capacity(LENGTH_BYTES + 4 + 1 + body_bytes);
     frame.put_i32(0);
     frame.put_i32(correlation_id);
@@ -297,8 +258,7 @@ pub(crate) fn finish_frame(mut frame: BytesMut) -> BytesMut {
 
 /// Writes the length of a frame of `frame_bytes` in all, whose head this is.
 pub(crate) fn put_frame_length(head: &mut [u8], frame_bytes: usize) {
-    let length =
-        i32::try_from(frame_bytes - LENGTH_BYTES).expect("frames we write are below 2 GiB");
+    let length = i32::try_from(frame_bytes - LENGTH_BYTES).expect("frames we write are below 2 GiB");
     head[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
 }
 
@@ -313,8 +273,7 @@ pub fn unsupported_api_versions_response(correlation_id: i32) -> BytesMut {
     let response = ApiVersionsResponse::default()
         .with_error_code(ErrorCode::UnsupportedVersion.code())
         .with_api_keys(vec![advertised(Api::ApiVersions)]);
-    encode_response(Api::ApiVersions, 0, correlation_id, &response)
-        .expect("version 0 has these two fields")
+    encode_response(Api::ApiVersions, 0, correlation_id, &response).expect("version 0 has these two fields")
 }
 
 fn advertised(api: Api) -> ApiVersion {

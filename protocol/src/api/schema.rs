@@ -51,13 +51,7 @@ const NEVER: i16 = i16::MAX;
 
 impl Field {
     pub(crate) const fn new(name: &'static str, kind: Kind) -> Self {
-        Self {
-            name,
-            kind,
-            versions: (0, i16::MAX),
-            nullable_from: NEVER,
-            tag: None,
-        }
+        Self { name, kind, versions: (0, i16::MAX), nullable_from: NEVER, tag: None }
     }
 
     /// Only from this version on.
@@ -107,11 +101,7 @@ pub(crate) fn check(schema: &Schema, version: i16, bytes: &[u8]) -> Result<usize
         return Err(whole(WireError::UnsupportedVersion(version)));
     }
     let mut reader = Reader::new(bytes);
-    let mut walk = Walk {
-        version,
-        flexible: version >= schema.flexible_from,
-        elements: 0,
-    };
+    let mut walk = Walk { version, flexible: version >= schema.flexible_from, elements: 0 };
     walk.structure(schema.fields, &mut reader)?;
     Ok(reader.remaining())
 }
@@ -123,11 +113,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn structure(
-        &mut self,
-        fields: &'static [Field],
-        reader: &mut Reader<'_>,
-    ) -> Result<(), SchemaError> {
+    fn structure(&mut self, fields: &'static [Field], reader: &mut Reader<'_>) -> Result<(), SchemaError> {
         for field in fields {
             if field.tag.is_none() && field.exists_in(self.version) {
                 self.field(field, reader)?;
@@ -160,17 +146,11 @@ impl Walk {
             content.finish()
         });
         inner?;
-        outer.map_err(|error| SchemaError {
-            field: "tagged fields",
-            error,
-        })
+        outer.map_err(|error| SchemaError { field: "tagged fields", error })
     }
 
     fn field(&mut self, field: &Field, reader: &mut Reader<'_>) -> Result<(), SchemaError> {
-        let at_field = |error| SchemaError {
-            field: field.name,
-            error,
-        };
+        let at_field = |error| SchemaError { field: field.name, error };
         let nullable = self.version >= field.nullable_from;
         match field.kind {
             Kind::Fixed(size) => reader.take(size).map(drop).map_err(at_field),
@@ -193,9 +173,7 @@ impl Walk {
                 let size = if self.flexible { 1 } else { 2 };
                 let count = self.count(nullable, size, reader).map_err(at_field)?;
                 self.count_elements(count).map_err(at_field)?;
-                (0..count)
-                    .try_for_each(|_| self.string(false, reader))
-                    .map_err(at_field)
+                (0..count).try_for_each(|_| self.string(false, reader)).map_err(at_field)
             }
             Kind::ArrayOfStructs(fields) => {
                 let size = self.bytes_min(fields);
@@ -229,18 +207,14 @@ impl Walk {
     fn count_elements(&mut self, count: usize) -> Result<(), WireError> {
         self.elements += count;
         if self.elements > ELEMENTS_MAX {
-            return Err(WireError::TooManyElements {
-                limit: ELEMENTS_MAX,
-            });
+            return Err(WireError::TooManyElements { limit: ELEMENTS_MAX });
         }
         Ok(())
     }
 
     /// The fewest bytes that a structure of these fields takes.
     fn bytes_min(&self, fields: &[Field]) -> usize {
-        let present = fields
-            .iter()
-            .filter(|field| field.tag.is_none() && field.exists_in(self.version));
+        let present = fields.iter().filter(|field| field.tag.is_none() && field.exists_in(self.version));
         let tags = usize::from(self.flexible);
         tags + present
             .map(|field| match field.kind {

@@ -50,49 +50,26 @@ const fn structure(name: &'static str, fields: &'static [Field]) -> Field {
 }
 
 pub(super) const fn message(versions: (i16, i16), flexible_from: i16, fields: &'static [Field]) -> Schema {
-    Schema {
-        flexible_from,
-        versions,
-        fields,
-    }
+    Schema { flexible_from, versions, fields }
 }
 
-pub(super) static API_VERSIONS_REQUEST: Schema = message(
-    (0, 4),
-    3,
-    &[
-        string("ClientSoftwareName").since(3),
-        string("ClientSoftwareVersion").since(3),
-    ],
-);
+pub(super) static API_VERSIONS_REQUEST: Schema =
+    message((0, 4), 3, &[string("ClientSoftwareName").since(3), string("ClientSoftwareVersion").since(3)]);
 
 pub(super) static API_VERSIONS_RESPONSE: Schema = message(
     (0, 4),
     3,
     &[
         int16("ErrorCode"),
-        structs(
-            "ApiKeys",
-            &[int16("ApiKey"), int16("MinVersion"), int16("MaxVersion")],
-        ),
+        structs("ApiKeys", &[int16("ApiKey"), int16("MinVersion"), int16("MaxVersion")]),
         int32("ThrottleTimeMs").since(1),
-        structs(
-            "SupportedFeatures",
-            &[string("Name"), int16("MinVersion"), int16("MaxVersion")],
-        )
-        .since(3)
-        .tagged(0),
+        structs("SupportedFeatures", &[string("Name"), int16("MinVersion"), int16("MaxVersion")])
+            .since(3)
+            .tagged(0),
         int64("FinalizedFeaturesEpoch").since(3).tagged(1),
-        structs(
-            "FinalizedFeatures",
-            &[
-                string("Name"),
-                int16("MaxVersionLevel"),
-                int16("MinVersionLevel"),
-            ],
-        )
-        .since(3)
-        .tagged(2),
+        structs("FinalizedFeatures", &[string("Name"), int16("MaxVersionLevel"), int16("MinVersionLevel")])
+            .since(3)
+            .tagged(2),
         bool("ZkMigrationReady").since(3).tagged(3),
     ],
 );
@@ -101,15 +78,9 @@ pub(super) static METADATA_REQUEST: Schema = message(
     (0, 13),
     9,
     &[
-        structs(
-            "Topics",
-            &[uuid("TopicId").since(10), string("Name").nullable(10)],
-        )
-        .nullable(1),
+        structs("Topics", &[uuid("TopicId").since(10), string("Name").nullable(10)]).nullable(1),
         bool("AllowAutoTopicCreation").since(4),
-        bool("IncludeClusterAuthorizedOperations")
-            .since(8)
-            .until(10),
+        bool("IncludeClusterAuthorizedOperations").since(8).until(10),
         bool("IncludeTopicAuthorizedOperations").since(8),
     ],
 );
@@ -121,12 +92,7 @@ pub(super) static METADATA_RESPONSE: Schema = message(
         int32("ThrottleTimeMs").since(3),
         structs(
             "Brokers",
-            &[
-                int32("NodeId"),
-                string("Host"),
-                int32("Port"),
-                string("Rack").since(1).nullable(1),
-            ],
+            &[int32("NodeId"), string("Host"), int32("Port"), string("Rack").since(1).nullable(1)],
         ),
         string("ClusterId").since(2).nullable(2),
         int32("ControllerId").since(1),
@@ -167,10 +133,7 @@ pub(super) static CREATE_TOPICS_REQUEST: Schema = message(
                 string("Name"),
                 int32("NumPartitions"),
                 int16("ReplicationFactor"),
-                structs(
-                    "Assignments",
-                    &[int32("PartitionIndex"), int32s("BrokerIds")],
-                ),
+                structs("Assignments", &[int32("PartitionIndex"), int32s("BrokerIds")]),
                 structs("Configs", &[string("Name"), string("Value").nullable(0)]),
             ],
         ),
@@ -250,11 +213,7 @@ pub(super) static LIST_OFFSETS_REQUEST: Schema = message(
                 string("Name"),
                 structs(
                     "Partitions",
-                    &[
-                        int32("PartitionIndex"),
-                        int32("CurrentLeaderEpoch").since(4),
-                        int64("Timestamp"),
-                    ],
+                    &[int32("PartitionIndex"), int32("CurrentLeaderEpoch").since(4), int64("Timestamp")],
                 ),
             ],
         ),
@@ -300,12 +259,7 @@ pub(super) static INIT_PRODUCER_ID_REQUEST: Schema = message(
 pub(super) static INIT_PRODUCER_ID_RESPONSE: Schema = message(
     (0, 5),
     2,
-    &[
-        int32("ThrottleTimeMs"),
-        int16("ErrorCode"),
-        int64("ProducerId"),
-        int16("ProducerEpoch"),
-    ],
+    &[int32("ThrottleTimeMs"), int16("ErrorCode"), int64("ProducerId"), int16("ProducerEpoch")],
 );
 
 pub(super) static OFFSET_FOR_LEADER_EPOCH_REQUEST: Schema = message(
@@ -319,11 +273,7 @@ pub(super) static OFFSET_FOR_LEADER_EPOCH_REQUEST: Schema = message(
                 string("Topic"),
                 structs(
                     "Partitions",
-                    &[
-                        int32("Partition"),
-                        int32("CurrentLeaderEpoch"),
-                        int32("LeaderEpoch"),
-                    ],
+                    &[int32("Partition"), int32("CurrentLeaderEpoch"), int32("LeaderEpoch")],
                 ),
             ],
         ),
@@ -341,12 +291,7 @@ pub(super) static OFFSET_FOR_LEADER_EPOCH_RESPONSE: Schema = message(
                 string("Topic"),
                 structs(
                     "Partitions",
-                    &[
-                        int16("ErrorCode"),
-                        int32("Partition"),
-                        int32("LeaderEpoch"),
-                        int64("EndOffset"),
-                    ],
+                    &[int16("ErrorCode"), int32("Partition"), int32("LeaderEpoch"), int64("EndOffset")],
                 ),
             ],
         ),
@@ -359,11 +304,7 @@ pub(super) static DESCRIBE_CONFIGS_REQUEST: Schema = message(
     &[
         structs(
             "Resources",
-            &[
-                int8("ResourceType"),
-                string("ResourceName"),
-                strings("ConfigurationKeys").nullable(0),
-            ],
+            &[int8("ResourceType"), string("ResourceName"), strings("ConfigurationKeys").nullable(0)],
         ),
         bool("IncludeSynonyms"),
         bool("IncludeDocumentation").since(3),
@@ -390,10 +331,7 @@ pub(super) static DESCRIBE_CONFIGS_RESPONSE: Schema = message(
                         bool("ReadOnly"),
                         int8("ConfigSource"),
                         bool("IsSensitive"),
-                        structs(
-                            "Synonyms",
-                            &[string("Name"), string("Value").nullable(0), int8("Source")],
-                        ),
+                        structs("Synonyms", &[string("Name"), string("Value").nullable(0), int8("Source")]),
                         int8("ConfigType").since(3),
                         string("Documentation").since(3).nullable(3),
                     ],
@@ -485,11 +423,7 @@ pub(super) static DESCRIBE_TOPIC_PARTITIONS_RESPONSE: Schema = message(
 pub(super) static FIND_COORDINATOR_REQUEST: Schema = message(
     (0, 6),
     3,
-    &[
-        string("Key").until(3),
-        int8("KeyType").since(1),
-        strings("CoordinatorKeys").since(4),
-    ],
+    &[string("Key").until(3), int8("KeyType").since(1), strings("CoordinatorKeys").since(4)],
 );
 
 pub(super) static FIND_COORDINATOR_RESPONSE: Schema = message(

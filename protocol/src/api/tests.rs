@@ -34,10 +34,7 @@ impl Writing<'_> {
     }
 
     fn structure(&mut self, fields: &[Field], buffer: &mut BytesMut) {
-        let present: Vec<_> = fields
-            .iter()
-            .filter(|field| field.exists_in(self.version))
-            .collect();
+        let present: Vec<_> = fields.iter().filter(|field| field.exists_in(self.version)).collect();
         for field in present.iter().filter(|field| field.tag.is_none()) {
             self.field(field, buffer);
         }
@@ -109,25 +106,17 @@ impl Writing<'_> {
 
 fn random_message(schema: &Schema, version: i16, seed: u64) -> BytesMut {
     let mut bytes = BytesMut::new();
-    let mut writing = Writing {
-        schema,
-        version,
-        dice: Dice(seed | 1),
-    };
+    let mut writing = Writing { schema, version, dice: Dice(seed | 1) };
     writing.structure(schema.fields, &mut bytes);
     bytes
 }
 
 fn each_version(schema: &Schema, check: impl Fn(i16, BytesMut, u64) -> Result<(), TestCaseError>) {
-    let mut runner = TestRunner::new(ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
+    let mut runner =
+        TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() });
     for version in schema.versions.0..=schema.versions.1 {
         runner
-            .run(&any::<u64>(), |seed| {
-                check(version, random_message(schema, version, seed), seed)
-            })
+            .run(&any::<u64>(), |seed| check(version, random_message(schema, version, seed), seed))
             .unwrap_or_else(|error| panic!("version {version}: {error}"));
     }
 }
@@ -193,17 +182,9 @@ where
     assert_eq!(response.versions, request.versions, "{api}");
     assert_eq!(response.flexible_from, request.flexible_from, "{api}");
     for version in api.versions() {
-        assert_eq!(
-            api.request_header_version(version),
-            T::header_version(version),
-            "{api}"
-        );
+        assert_eq!(api.request_header_version(version), T::header_version(version), "{api}");
         let theirs = <T::Response as kafka_protocol::protocol::HeaderVersion>::header_version;
-        assert_eq!(
-            api.response_header_version(version),
-            theirs(version),
-            "{api} {version}"
-        );
+        assert_eq!(api.response_header_version(version), theirs(version), "{api} {version}");
     }
     agrees_with_the_generated_codec::<T>(request, <T as Message>::VERSIONS);
     agrees_with_the_generated_codec::<T::Response>(response, T::Response::VERSIONS);
@@ -281,10 +262,7 @@ fn headers_come_back_in_every_version() {
             let mut frame = finish_frame(frame);
             frame.advance(4);
             let header = decode_request_header(&mut frame).unwrap();
-            assert_eq!(
-                (header.api, header.version, header.correlation_id),
-                (api, version, 42)
-            );
+            assert_eq!((header.api, header.version, header.correlation_id), (api, version, 42));
             assert_eq!(header.client_id.as_deref(), Some("täst"));
             assert_eq!(&frame[..], b"body");
         }
@@ -308,29 +286,12 @@ fn unknown_apis_and_versions_are_told_apart_with_their_correlation_id() {
         frame.put_i32(9);
         decode_request_header(&mut frame).unwrap_err()
     };
-    assert_eq!(
-        header(999, 1),
-        HeaderError::UnknownApi {
-            api_key: 999,
-            api_version: 1,
-            correlation_id: 9
-        }
-    );
+    assert_eq!(header(999, 1), HeaderError::UnknownApi { api_key: 999, api_version: 1, correlation_id: 9 });
     assert_eq!(
         header(18, 99),
-        HeaderError::UnsupportedVersion {
-            api: Api::ApiVersions,
-            version: 99,
-            correlation_id: 9
-        }
+        HeaderError::UnsupportedVersion { api: Api::ApiVersions, version: 99, correlation_id: 9 }
     );
-    assert!(matches!(
-        header(1, 3),
-        HeaderError::UnsupportedVersion {
-            api: Api::Fetch,
-            ..
-        }
-    ));
+    assert!(matches!(header(1, 3), HeaderError::UnsupportedVersion { api: Api::Fetch, .. }));
 }
 
 #[test]
@@ -341,29 +302,18 @@ fn an_unknown_version_of_api_versions_gets_a_version_0_body() {
     assert_eq!(correlation_id, 7);
     assert_eq!(response.error_code, ErrorCode::UnsupportedVersion.code());
     assert_eq!(response.api_keys.len(), 1);
-    assert_eq!(
-        (
-            response.api_keys[0].api_key,
-            response.api_keys[0].max_version
-        ),
-        (18, 4)
-    );
+    assert_eq!((response.api_keys[0].api_key, response.api_keys[0].max_version), (18, 4));
 }
 
 #[test]
 fn api_versions_answers_the_table_in_every_version() {
     for version in Api::ApiVersions.versions() {
         let response = api_versions_response();
-        let mut frame = encode_response(Api::ApiVersions, version, 1, &response)
-            .unwrap()
-            .freeze();
+        let mut frame = encode_response(Api::ApiVersions, version, 1, &response).unwrap().freeze();
         frame.advance(4);
         let (_, decoded) = decode_response::<ApiVersionsRequest>(version, frame).unwrap();
-        let ranges: Vec<_> = decoded
-            .api_keys
-            .iter()
-            .map(|key| (key.api_key, key.min_version..=key.max_version))
-            .collect();
+        let ranges: Vec<_> =
+            decoded.api_keys.iter().map(|key| (key.api_key, key.min_version..=key.max_version)).collect();
         let table: Vec<_> = Api::all().map(|api| (api.key(), api.versions())).collect();
         assert_eq!(ranges, table);
     }
@@ -378,31 +328,20 @@ fn requests_and_responses_travel_as_frames() {
     let decoded: MetadataRequest = decode_request(header.version, frame.freeze()).unwrap();
     assert_eq!(decoded, request);
     let response = MetadataResponse::default().with_throttle_time_ms(3);
-    let mut frame = encode_response(Api::Metadata, 12, 5, &response)
-        .unwrap()
-        .freeze();
+    let mut frame = encode_response(Api::Metadata, 12, 5, &response).unwrap().freeze();
     frame.advance(4);
-    assert_eq!(
-        decode_response::<MetadataRequest>(12, frame).unwrap(),
-        (5, response)
-    );
+    assert_eq!(decode_response::<MetadataRequest>(12, frame).unwrap(), (5, response));
 }
 
 #[test]
 fn counts_beyond_the_bytes_are_refused_before_decoding() {
-    for (version, body) in [
-        (0, &[0x7f, 0xff, 0xff, 0xff][..]),
-        (9, &[0xff, 0xff, 0xff, 0xff, 0x0f]),
-    ] {
+    for (version, body) in [(0, &[0x7f, 0xff, 0xff, 0xff][..]), (9, &[0xff, 0xff, 0xff, 0xff, 0x0f])] {
         let error = decode_request::<MetadataRequest>(version, Bytes::from(body)).unwrap_err();
         assert!(
             matches!(
                 error,
                 DecodeError::Malformed {
-                    error: SchemaError {
-                        field: "Topics",
-                        error: WireError::ArrayTooLong { .. }
-                    },
+                    error: SchemaError { field: "Topics", error: WireError::ArrayTooLong { .. } },
                     ..
                 }
             ),
@@ -418,12 +357,7 @@ fn elements_have_a_maximum_even_when_the_bytes_are_there() {
     body.put_i32(i32::try_from(count).unwrap());
     body.put_bytes(0, 2 * count);
     let error = check_request(Api::Metadata, 0, &body).unwrap_err();
-    assert_eq!(
-        error.error,
-        WireError::TooManyElements {
-            limit: schema::ELEMENTS_MAX
-        }
-    );
+    assert_eq!(error.error, WireError::TooManyElements { limit: schema::ELEMENTS_MAX });
 }
 
 proptest! {

@@ -5,9 +5,8 @@ use bytes::{BufMut, BytesMut};
 
 use super::record::Header;
 use super::{
-    BatchHeader, CONTROL_BIT, Codec, CodecError, HEADER_BYTES, LENGTH_PREFIX_BYTES, MAGIC,
-    NO_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, NO_TIMESTAMP,
-    TRANSACTIONAL_BIT, update_crc,
+    BatchHeader, CONTROL_BIT, Codec, CodecError, HEADER_BYTES, LENGTH_PREFIX_BYTES, MAGIC, NO_LEADER_EPOCH,
+    NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, NO_TIMESTAMP, TRANSACTIONAL_BIT, update_crc,
 };
 use crate::wire::Writer;
 
@@ -150,9 +149,7 @@ impl BatchBuilder {
         self.header.max_timestamp = self.header.max_timestamp.max(timestamp_ms);
         let timestamp_delta = timestamp_ms.wrapping_sub(self.header.base_timestamp);
         let offset_delta = self.header.record_count;
-        self.header.record_count = offset_delta
-            .checked_add(1)
-            .expect("a batch has fewer than 2^31 records");
+        self.header.record_count = offset_delta.checked_add(1).expect("a batch has fewer than 2^31 records");
         self.header.last_offset_delta = offset_delta;
 
         let body_bytes = 1

@@ -48,16 +48,12 @@ impl<'a> Headers<'a> {
     /// Checks all headers in `reader`, which must end with them.
     fn parse(mut reader: Reader<'a>) -> Result<Self, WireError> {
         let count = reader.varint()?;
-        let count =
-            usize::try_from(count).map_err(|_| WireError::InvalidLength(i64::from(count)))?;
+        let count = usize::try_from(count).map_err(|_| WireError::InvalidLength(i64::from(count)))?;
         let remaining = reader.remaining();
         if count > remaining / HEADER_BYTES_MIN {
             return Err(WireError::ArrayTooLong { count, remaining });
         }
-        let headers = Self {
-            reader: reader.clone(),
-            left: count,
-        };
+        let headers = Self { reader: reader.clone(), left: count };
         for _ in 0..count {
             read_header(&mut reader)?;
         }
@@ -99,8 +95,7 @@ fn nullable<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, WireError> 
 impl<'a> Record<'a> {
     fn read(batch: &mut Reader<'a>) -> Result<Self, WireError> {
         let length = batch.varint()?;
-        let length =
-            usize::try_from(length).map_err(|_| WireError::InvalidLength(i64::from(length)))?;
+        let length = usize::try_from(length).map_err(|_| WireError::InvalidLength(i64::from(length)))?;
         let mut reader = Reader::new(batch.take(length)?);
         let _attributes = reader.i8()?;
         Ok(Self {
@@ -125,10 +120,7 @@ pub struct RecordIter<'a> {
 impl<'a> RecordIter<'a> {
     /// Over the decompressed records of a batch whose header counts `record_count`.
     pub fn new(records: &'a [u8], record_count: i32) -> Self {
-        Self {
-            reader: Reader::new(records),
-            left: Some(record_count),
-        }
+        Self { reader: Reader::new(records), left: Some(record_count) }
     }
 }
 
@@ -168,16 +160,12 @@ pub fn first_record_at_or_after(
     if header.is_control() || header.last_offset() < from_offset {
         return Ok(None);
     }
-    if header.timestamp_type() == TimestampType::LogAppendTime
-        && header.max_timestamp < timestamp_ms
-    {
+    if header.timestamp_type() == TimestampType::LogAppendTime && header.max_timestamp < timestamp_ms {
         return Ok(None);
     }
     for record in batch.records(scratch, limit_bytes)? {
         let record = record?;
-        let offset = header
-            .base_offset
-            .saturating_add(i64::from(record.offset_delta));
+        let offset = header.base_offset.saturating_add(i64::from(record.offset_delta));
         let timestamp = header.record_timestamp(record.timestamp_delta);
         if offset >= from_offset && timestamp >= timestamp_ms {
             return Ok(Some((offset, timestamp)));
@@ -192,12 +180,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    type Owned = (
-        i64,
-        Option<Vec<u8>>,
-        Option<Vec<u8>>,
-        Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    );
+    type Owned = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(Vec<u8>, Option<Vec<u8>>)>);
 
     fn payload() -> impl Strategy<Value = Option<Vec<u8>>> {
         prop::option::of(prop::collection::vec(any::<u8>(), 0..300))
@@ -244,14 +227,7 @@ mod tests {
 
     fn look_up(bytes: &[u8], timestamp_ms: i64, from_offset: i64) -> Option<(i64, i64)> {
         let batch = BatchRef::parse(bytes).unwrap();
-        first_record_at_or_after(
-            &batch,
-            timestamp_ms,
-            from_offset,
-            10_000,
-            &mut Scratch::new(),
-        )
-        .unwrap()
+        first_record_at_or_after(&batch, timestamp_ms, from_offset, 10_000, &mut Scratch::new()).unwrap()
     }
 
     #[test]
@@ -278,20 +254,13 @@ mod tests {
 
     #[test]
     fn count_must_be_exact() {
-        let bytes = BatchBuilder::new()
-            .record(1, None, Some(b"x"))
-            .record(2, None, Some(b"y"))
-            .build()
-            .unwrap();
+        let bytes =
+            BatchBuilder::new().record(1, None, Some(b"x")).record(2, None, Some(b"y")).build().unwrap();
         let records = &bytes[super::super::HEADER_BYTES..];
         let outcome = |count| RecordIter::new(records, count).collect::<Result<Vec<_>, _>>();
         assert_eq!(outcome(2).unwrap().len(), 2);
         for count in [i32::MIN, -1, 0, 1, 3, i32::MAX] {
-            assert_eq!(
-                outcome(count).unwrap_err(),
-                BatchError::CountMismatch,
-                "{count}"
-            );
+            assert_eq!(outcome(count).unwrap_err(), BatchError::CountMismatch, "{count}");
         }
     }
 }

@@ -3,9 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use uuid::Uuid;
 
-use super::{
-    FLEXIBLE_FROM, IsolationLevel, SESSIONS_FROM, TOPIC_IDS_FROM, check_version, non_null,
-};
+use super::{FLEXIBLE_FROM, IsolationLevel, SESSIONS_FROM, TOPIC_IDS_FROM, check_version, non_null};
 use crate::api::{self, Api};
 use crate::wire::{Form, Reader, WireError, Writer};
 
@@ -260,11 +258,7 @@ impl FetchTopic {
         if flexible {
             reader.skip_tagged_fields()?;
         }
-        Ok(Self {
-            name,
-            topic_id,
-            partitions,
-        })
+        Ok(Self { name, topic_id, partitions })
     }
 
     fn write(&self, version: i16, frame: &mut BytesMut) {
@@ -335,17 +329,11 @@ impl ForgottenTopic {
         let flexible = version >= FLEXIBLE_FROM;
         let (name, topic_id) = read_topic(version, reader)?;
         let count = non_null(reader.count(Form::array(flexible), 4)?)?;
-        let partitions = (0..count)
-            .map(|_| reader.i32())
-            .collect::<Result<Vec<_>, _>>()?;
+        let partitions = (0..count).map(|_| reader.i32()).collect::<Result<Vec<_>, _>>()?;
         if flexible {
             reader.skip_tagged_fields()?;
         }
-        Ok(Self {
-            name,
-            topic_id,
-            partitions,
-        })
+        Ok(Self { name, topic_id, partitions })
     }
 
     fn write(&self, version: i16, frame: &mut BytesMut) {

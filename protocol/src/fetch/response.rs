@@ -118,10 +118,7 @@ impl FetchResponse {
     /// The answer when the request as a whole fails. Before version 7 it has no place for
     /// that error, so that the caller names every partition instead.
     pub fn failed(error: ErrorCode) -> Self {
-        Self {
-            error,
-            ..Self::default()
-        }
+        Self { error, ..Self::default() }
     }
 
     /// Encodes a whole frame, length and header included, as chunks to be written one
@@ -177,14 +174,10 @@ impl FetchResponse {
         check_version(version)?;
         let flexible = version >= FLEXIBLE_FROM;
         let array = Form::array(flexible);
-        let (correlation_id, header_bytes) =
-            api::read_response_header(Api::Fetch, version, &frame)?;
+        let (correlation_id, header_bytes) = api::read_response_header(Api::Fetch, version, &frame)?;
         frame.advance(header_bytes);
         let mut reader = Reader::new(&frame);
-        let mut response = Self {
-            throttle_time_ms: reader.i32()?,
-            ..Self::default()
-        };
+        let mut response = Self { throttle_time_ms: reader.i32()?, ..Self::default() };
         if version >= SESSIONS_FROM {
             response.error = ErrorCode::from_code(reader.i16()?);
             response.session_id = reader.i32()?;
@@ -257,8 +250,7 @@ impl FetchPartitionResponse {
     }
 
     fn write_tagged_fields(&self, buffer: &mut BytesMut) {
-        let fields =
-            u32::from(self.diverging_epoch.is_some()) + u32::from(self.current_leader.is_some());
+        let fields = u32::from(self.diverging_epoch.is_some()) + u32::from(self.current_leader.is_some());
         buffer.put_uvarint(fields);
         if let Some(diverging) = self.diverging_epoch {
             buffer.put_uvarint(0);
@@ -287,10 +279,8 @@ impl FetchPartitionResponse {
         if let Some(count) = reader.count(array, 16)? {
             let mut transactions = Vec::with_capacity(count);
             for _ in 0..count {
-                transactions.push(AbortedTransaction {
-                    producer_id: reader.i64()?,
-                    first_offset: reader.i64()?,
-                });
+                transactions
+                    .push(AbortedTransaction { producer_id: reader.i64()?, first_offset: reader.i64()? });
                 if flexible {
                     reader.skip_tagged_fields()?;
                 }
@@ -309,10 +299,8 @@ impl FetchPartitionResponse {
         if flexible {
             reader.tagged_fields(|tag, content| match tag {
                 0 => {
-                    partition.diverging_epoch = Some(EpochEndOffset {
-                        epoch: content.i32()?,
-                        end_offset: content.i64()?,
-                    });
+                    partition.diverging_epoch =
+                        Some(EpochEndOffset { epoch: content.i32()?, end_offset: content.i64()? });
                     content.skip_tagged_fields()?;
                     content.finish()
                 }

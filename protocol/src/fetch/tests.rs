@@ -122,11 +122,7 @@ fn request_as_of(version: i16, mut request: FetchRequest) -> FetchRequest {
         }
     }
     for topic in &mut request.forgotten_topics {
-        if names {
-            topic.topic_id = Uuid::nil()
-        } else {
-            topic.name.clear()
-        }
+        if names { topic.topic_id = Uuid::nil() } else { topic.name.clear() }
     }
     request
 }
@@ -401,10 +397,7 @@ fn records_are_neither_copied_going_out_nor_coming_in() {
     let mut partition = FetchPartitionResponse::failed(0, ErrorCode::None);
     partition.records = vec![records.clone(), records.clone()];
     let response = FetchResponse {
-        topics: vec![FetchTopicResponse {
-            partitions: vec![partition],
-            ..FetchTopicResponse::default()
-        }],
+        topics: vec![FetchTopicResponse { partitions: vec![partition], ..FetchTopicResponse::default() }],
         ..FetchResponse::default()
     };
     let chunks = response.encode(16, 1);
@@ -423,8 +416,5 @@ fn records_are_neither_copied_going_out_nor_coming_in() {
 fn an_unknown_isolation_level_is_refused() {
     let mut body = FetchRequest::default().encode(4, 1, "").split_off(4 + 10);
     body[16] = 2;
-    assert_eq!(
-        FetchRequest::decode(4, &body),
-        Err(WireError::UnknownValue(2))
-    );
+    assert_eq!(FetchRequest::decode(4, &body), Err(WireError::UnknownValue(2)));
 }

@@ -1,7 +1,7 @@
 use super::*;
 use kafka_protocol::messages::{
-    BrokerId, ProduceRequest as TheirRequest, ProduceResponse as TheirResponse, TopicName,
-    TransactionalId, produce_request, produce_response,
+    BrokerId, ProduceRequest as TheirRequest, ProduceResponse as TheirResponse, TopicName, TransactionalId,
+    produce_request, produce_response,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use proptest::prelude::*;
@@ -12,8 +12,7 @@ fn name() -> impl Strategy<Value = String> {
 
 fn request() -> impl Strategy<Value = ProduceRequest<Bytes>> {
     let records = prop::collection::vec(any::<u8>(), 0..200).prop_map(Bytes::from);
-    let partition =
-        (any::<i32>(), records).prop_map(|(index, records)| ProducePartition { index, records });
+    let partition = (any::<i32>(), records).prop_map(|(index, records)| ProducePartition { index, records });
     let topic = (name(), prop::collection::vec(partition, 0..4))
         .prop_map(|(name, partitions)| ProduceTopic { name, partitions });
     let topics = prop::collection::vec(topic, 0..4);
@@ -29,21 +28,13 @@ fn request() -> impl Strategy<Value = ProduceRequest<Bytes>> {
 
 fn leader() -> impl Strategy<Value = CurrentLeader> {
     // Their encoder leaves out a leader that equals the default.
-    (0..i32::MAX, any::<i32>()).prop_map(|(leader_id, leader_epoch)| CurrentLeader {
-        leader_id,
-        leader_epoch,
-    })
+    (0..i32::MAX, any::<i32>())
+        .prop_map(|(leader_id, leader_epoch)| CurrentLeader { leader_id, leader_epoch })
 }
 
 pub(crate) fn endpoint() -> impl Strategy<Value = NodeEndpoint> {
-    (any::<i32>(), name(), any::<i32>(), prop::option::of(name())).prop_map(
-        |(node_id, host, port, rack)| NodeEndpoint {
-            node_id,
-            host,
-            port,
-            rack,
-        },
-    )
+    (any::<i32>(), name(), any::<i32>(), prop::option::of(name()))
+        .prop_map(|(node_id, host, port, rack)| NodeEndpoint { node_id, host, port, rack })
 }
 
 prop_compose! {
@@ -91,11 +82,7 @@ fn as_of(version: i16, mut response: ProduceResponse) -> ProduceResponse {
     if version < 1 {
         response.throttle_time_ms = 0;
     }
-    for partition in response
-        .topics
-        .iter_mut()
-        .flat_map(|topic| &mut topic.partitions)
-    {
+    for partition in response.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
         if version < 2 {
             partition.log_append_time_ms = -1;
         }
@@ -129,13 +116,7 @@ fn their_request(request: &ProduceRequest<Bytes>) -> TheirRequest {
             .with_partition_data(partitions.collect())
     });
     TheirRequest::default()
-        .with_transactional_id(
-            request
-                .transactional_id
-                .as_deref()
-                .map(text)
-                .map(TransactionalId),
-        )
+        .with_transactional_id(request.transactional_id.as_deref().map(text).map(TransactionalId))
         .with_acks(request.acks)
         .with_timeout_ms(request.timeout_ms)
         .with_topic_data(topics.collect())
@@ -291,18 +272,12 @@ proptest! {
 #[test]
 fn records_are_parts_of_the_frame_and_can_be_patched() {
     let records = Bytes::from_static(&[7; 100]);
-    let partition = |index| ProducePartition {
-        index,
-        records: records.clone(),
-    };
+    let partition = |index| ProducePartition { index, records: records.clone() };
     let request = ProduceRequest {
         transactional_id: None,
         acks: -1,
         timeout_ms: 1_000,
-        topics: vec![ProduceTopic {
-            name: "t".to_owned(),
-            partitions: vec![partition(0), partition(1)],
-        }],
+        topics: vec![ProduceTopic { name: "t".to_owned(), partitions: vec![partition(0), partition(1)] }],
     };
     let mut frame = without_length(join(&request.encode(9, 1, "c")));
     let memory = frame.as_ptr_range();

@@ -73,15 +73,9 @@ fn bytes_that_are_no_batch_are_corrupt_or_invalid() {
     }
     let mut flipped = batch.clone();
     *flipped.last_mut().unwrap() ^= 1;
-    assert_eq!(
-        check(&flipped),
-        Err(RecordError::Corrupt(CorruptBatch::Crc))
-    );
+    assert_eq!(check(&flipped), Err(RecordError::Corrupt(CorruptBatch::Crc)));
     let error = check(&with_field(16, &[1])).unwrap_err();
-    assert_eq!(
-        (error, error.code()),
-        (RecordError::UnsupportedMagic(1), ErrorCode::InvalidRecord)
-    );
+    assert_eq!((error, error.code()), (RecordError::UnsupportedMagic(1), ErrorCode::InvalidRecord));
 }
 
 #[test]
@@ -101,51 +95,17 @@ fn the_header_must_not_contradict_itself_or_claim_what_is_not_the_clients() {
         }
         other => panic!("{other:?}"),
     };
-    assert_eq!(
-        fault(&with_field(57, &2i32.to_be_bytes())),
-        HeaderFault::Count
-    );
-    assert_eq!(
-        fault(&with_field(57, &0i32.to_be_bytes())),
-        HeaderFault::Count
-    );
-    assert_eq!(
-        fault(&with_field(57, &i32::MIN.to_be_bytes())),
-        HeaderFault::Count
-    );
-    assert_eq!(
-        fault(&with_field(23, &i32::MAX.to_be_bytes())),
-        HeaderFault::Count
-    );
-    assert_eq!(
-        fault(&builder().control().build().unwrap()),
-        HeaderFault::Control
-    );
-    assert_eq!(
-        fault(&with_field(21, &(1i16 << 6).to_be_bytes())),
-        HeaderFault::DeleteHorizon
-    );
-    assert_eq!(
-        fault(&with_field(43, &(-2i64).to_be_bytes())),
-        HeaderFault::ProducerId
-    );
-    assert_eq!(
-        fault(&with_field(51, &(-1i16).to_be_bytes())),
-        HeaderFault::ProducerEpoch
-    );
-    assert_eq!(
-        fault(&with_field(53, &(-1i32).to_be_bytes())),
-        HeaderFault::BaseSequence
-    );
-    let transactional = builder()
-        .producer(-1, -1, -1)
-        .transactional()
-        .build()
-        .unwrap();
-    assert_eq!(
-        fault(&transactional),
-        HeaderFault::TransactionalWithoutProducer
-    );
+    assert_eq!(fault(&with_field(57, &2i32.to_be_bytes())), HeaderFault::Count);
+    assert_eq!(fault(&with_field(57, &0i32.to_be_bytes())), HeaderFault::Count);
+    assert_eq!(fault(&with_field(57, &i32::MIN.to_be_bytes())), HeaderFault::Count);
+    assert_eq!(fault(&with_field(23, &i32::MAX.to_be_bytes())), HeaderFault::Count);
+    assert_eq!(fault(&builder().control().build().unwrap()), HeaderFault::Control);
+    assert_eq!(fault(&with_field(21, &(1i16 << 6).to_be_bytes())), HeaderFault::DeleteHorizon);
+    assert_eq!(fault(&with_field(43, &(-2i64).to_be_bytes())), HeaderFault::ProducerId);
+    assert_eq!(fault(&with_field(51, &(-1i16).to_be_bytes())), HeaderFault::ProducerEpoch);
+    assert_eq!(fault(&with_field(53, &(-1i32).to_be_bytes())), HeaderFault::BaseSequence);
+    let transactional = builder().producer(-1, -1, -1).transactional().build().unwrap();
+    assert_eq!(fault(&transactional), HeaderFault::TransactionalWithoutProducer);
     assert!(check(&builder().transactional().build().unwrap()).is_ok());
     assert!(check(&builder().producer(-1, -1, -1).build().unwrap()).is_ok());
 }
@@ -157,11 +117,7 @@ fn codecs_without_a_meaning_or_newer_than_the_request_are_refused() {
         assert_eq!(error, RecordError::UnsupportedCodec(bits));
         assert_eq!(error.code(), ErrorCode::UnsupportedCompressionType);
     }
-    let header = |codec| {
-        check(&builder().codec(codec).build().unwrap())
-            .unwrap()
-            .header
-    };
+    let header = |codec| check(&builder().codec(codec).build().unwrap()).unwrap().header;
     assert!(check_codec(&header(Codec::Zstd), 6).is_err());
     assert!(check_codec(&header(Codec::Zstd), 7).is_ok());
     assert!(check_codec(&header(Codec::Lz4), 3).is_ok());
@@ -170,16 +126,10 @@ fn codecs_without_a_meaning_or_newer_than_the_request_are_refused() {
 #[test]
 fn size_is_limited_as_sent() {
     let batch = builder().build().unwrap();
-    let mut rules = ProduceRules {
-        max_message_bytes: batch.len(),
-        ..ProduceRules::default()
-    };
+    let mut rules = ProduceRules { max_message_bytes: batch.len(), ..ProduceRules::default() };
     assert!(check_with(&batch, &rules).is_ok());
     rules.max_message_bytes -= 1;
-    assert_eq!(
-        check_with(&batch, &rules).unwrap_err().code(),
-        ErrorCode::MessageTooLarge
-    );
+    assert_eq!(check_with(&batch, &rules).unwrap_err().code(), ErrorCode::MessageTooLarge);
 }
 
 #[test]
@@ -204,31 +154,17 @@ fn records_must_be_exactly_those_that_the_header_counts_also_inside_compression(
         let mut twice = payload(1);
         twice.extend_from_slice(&payload(1));
         let error = check(&with_payload(codec, 2, &twice)).unwrap_err();
-        assert_eq!(
-            error,
-            RecordError::OffsetDelta {
-                index: 1,
-                offset_delta: 0
-            },
-            "{codec}"
-        );
+        assert_eq!(error, RecordError::OffsetDelta { index: 1, offset_delta: 0 }, "{codec}");
         assert_eq!(error.record_index(), Some(1));
     }
 }
 
 #[test]
 fn every_record_on_a_compacted_topic_needs_a_key() {
-    let rules = ProduceRules {
-        compacted: true,
-        ..ProduceRules::default()
-    };
+    let rules = ProduceRules { compacted: true, ..ProduceRules::default() };
     for codec in Codec::ALL {
         assert!(check_with(&builder().codec(codec).build().unwrap(), &rules).is_ok());
-        let batch = builder()
-            .codec(codec)
-            .record(NOW_MS, None, Some(b"keyless"))
-            .build()
-            .unwrap();
+        let batch = builder().codec(codec).record(NOW_MS, None, Some(b"keyless")).build().unwrap();
         assert!(check(&batch).is_ok());
         let error = check_with(&batch, &rules).unwrap_err();
         assert_eq!(error, RecordError::KeyMissing { index: 3 });
@@ -241,39 +177,22 @@ fn every_record_on_a_compacted_topic_needs_a_key() {
 #[test]
 fn timestamps_stay_within_the_topics_bounds() {
     let rules = |before_max_ms, after_max_ms| ProduceRules {
-        timestamps: TimestampRule::CreateTime {
-            before_max_ms,
-            after_max_ms,
-        },
+        timestamps: TimestampRule::CreateTime { before_max_ms, after_max_ms },
         ..ProduceRules::default()
     };
-    let at = |timestamp| {
-        BatchBuilder::new()
-            .record(timestamp, None, None)
-            .build()
-            .unwrap()
-    };
+    let at = |timestamp| BatchBuilder::new().record(timestamp, None, None).build().unwrap();
     assert!(check_with(&at(NOW_MS - 10), &rules(10, 0)).is_ok());
     assert!(check_with(&at(NOW_MS + 10), &rules(0, 10)).is_ok());
     for timestamp in [NOW_MS - 11, NOW_MS + 11, 0, i64::MIN, i64::MAX] {
         let error = check_with(&at(timestamp), &rules(10, 10)).unwrap_err();
         assert_eq!(error.code(), ErrorCode::InvalidTimestamp, "{timestamp}");
     }
-    assert!(
-        check_with(&at(NO_TIMESTAMP), &rules(10, 10)).is_ok(),
-        "a record without timestamp"
-    );
-    let overwritten = ProduceRules {
-        timestamps: TimestampRule::LogAppendTime,
-        ..ProduceRules::default()
-    };
+    assert!(check_with(&at(NO_TIMESTAMP), &rules(10, 10)).is_ok(), "a record without timestamp");
+    let overwritten = ProduceRules { timestamps: TimestampRule::LogAppendTime, ..ProduceRules::default() };
     assert!(check_with(&at(0), &overwritten).is_ok());
     let mut batch = at(NOW_MS);
     set_log_append_time(&mut batch, NOW_MS);
-    assert_eq!(
-        check(&batch).unwrap_err().code(),
-        ErrorCode::InvalidTimestamp
-    );
+    assert_eq!(check(&batch).unwrap_err().code(), ErrorCode::InvalidTimestamp);
 }
 
 #[test]
@@ -287,11 +206,7 @@ fn a_decompression_bomb_is_refused() {
     for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
         let bomb = with_payload(codec, 1, &zeros);
         let error = check_with(&bomb, &rules).unwrap_err();
-        assert_eq!(
-            error,
-            RecordError::DecompressedTooLarge { max_bytes: 1 << 20 },
-            "{codec}"
-        );
+        assert_eq!(error, RecordError::DecompressedTooLarge { max_bytes: 1 << 20 }, "{codec}");
         assert_eq!(error.code(), ErrorCode::MessageTooLarge);
     }
 }
@@ -300,20 +215,13 @@ fn a_decompression_bomb_is_refused() {
 fn garbage_under_every_codec_is_refused() {
     for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
         let batch = with_field(21, &[0, codec.bits()]);
-        assert_eq!(
-            check(&batch).unwrap_err().code(),
-            ErrorCode::InvalidRecord,
-            "{codec}"
-        );
+        assert_eq!(check(&batch).unwrap_err().code(), ErrorCode::InvalidRecord, "{codec}");
     }
 }
 
 #[test]
 fn headers_without_a_key_or_of_negative_count_are_refused() {
-    let header = Header {
-        key: b"k",
-        value: None,
-    };
+    let header = Header { key: b"k", value: None };
     let good = BatchBuilder::new().record_with_headers(NOW_MS, None, None, &[header]);
     let good = good.build().unwrap();
     assert!(check(&good).is_ok());

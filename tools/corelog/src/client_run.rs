@@ -22,10 +22,7 @@ where
         let (connect, command) = (connect.clone(), command.clone());
         async move {
             let mut options = ClientOptions::new([connect.bootstrap]);
-            options.retry = RetryOptions {
-                give_up_after: connect.timeout,
-                ..options.retry
-            };
+            options.retry = RetryOptions { give_up_after: connect.timeout, ..options.retry };
             options.connect_timeout = options.connect_timeout.min(connect.timeout);
             let client = Client::connect(options).await?;
             command(client).await
@@ -41,10 +38,7 @@ where
 {
     let outcome = Arc::new(Mutex::new(None));
     let place = Arc::clone(&outcome);
-    let options = shards::Options {
-        shards: 1,
-        ..shards::Options::default()
-    };
+    let options = shards::Options { shards: 1, ..shards::Options::default() };
     shards::run(options, move |_: ShardContext<(), ()>| {
         let (command, place) = (command.clone(), Arc::clone(&place));
         async move {

@@ -26,19 +26,12 @@ pub(super) struct Calls<A> {
 
 impl<A> Calls<A> {
     pub(super) fn new() -> Self {
-        Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-        }
+        Self { slots: Vec::new(), free: Vec::new() }
     }
 
     pub(super) fn begin(&mut self, to: usize) -> u64 {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot {
-                generation: 0,
-                to,
-                state: State::Free,
-            });
+            self.slots.push(Slot { generation: 0, to, state: State::Free });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 calls wait at a time")
         });
         let slot = &mut self.slots[index as usize];
@@ -90,9 +83,7 @@ impl<A> Calls<A> {
     }
 
     pub(super) fn poll(&mut self, id: u64, by: &Waker) -> Poll<Result<A, MeshError>> {
-        let (index, slot) = self
-            .slot(id)
-            .expect("a call is polled until it is ready, not after");
+        let (index, slot) = self.slot(id).expect("a call is polled until it is ready, not after");
         match &mut slot.state {
             State::Waiting(Some(waker)) => {
                 waker.clone_from(by);

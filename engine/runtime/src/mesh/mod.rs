@@ -107,11 +107,7 @@ impl<Q: Send + 'static, A: Send + 'static> Core<Q, A> {
             shard,
             link,
             calls: RefCell::new(Calls::new()),
-            inbox: RefCell::new(Inbox {
-                requests: VecDeque::new(),
-                unread: vec![0; shards],
-                waiter: None,
-            }),
+            inbox: RefCell::new(Inbox { requests: VecDeque::new(), unread: vec![0; shards], waiter: None }),
             closed: Cell::new(false),
             ended: RefCell::new(vec![false; shards]),
             me: me.clone(),
@@ -134,9 +130,7 @@ impl<Q: Send + 'static, A: Send + 'static> Core<Q, A> {
             Packet::Cast { q } => self.request(from, None, q),
             Packet::Reply { id, a } => self.calls.borrow_mut().complete(id, Ok(a)),
             Packet::NoReply { id } => {
-                self.calls
-                    .borrow_mut()
-                    .complete(id, Err(MeshError::NoReply(from)));
+                self.calls.borrow_mut().complete(id, Err(MeshError::NoReply(from)));
             }
             Packet::Closed => {
                 self.ended.borrow_mut()[from] = true;
@@ -168,10 +162,7 @@ impl<Q: Send + 'static, A: Send + 'static> Core<Q, A> {
 
 impl<Q: Send + 'static, A: Send + 'static> Answer<A> for Core<Q, A> {
     fn answer(&self, to: usize, id: u64, a: Option<A>) {
-        self.send(
-            to,
-            a.map_or(Packet::NoReply { id }, |a| Packet::Reply { id, a }),
-        );
+        self.send(to, a.map_or(Packet::NoReply { id }, |a| Packet::Reply { id, a }));
     }
 }
 
@@ -179,11 +170,8 @@ impl<Q: Send + 'static, A: Send + 'static> Mesh<Q, A> {
     /// The ends of a simulated node's mesh.
     pub(crate) fn simulated(shards: usize) -> Vec<Self> {
         let (links, peers) = Link::simulated(shards);
-        let cores: Vec<_> = links
-            .into_iter()
-            .enumerate()
-            .map(|(shard, link)| Core::new(shard, shards, link))
-            .collect();
+        let cores: Vec<_> =
+            links.into_iter().enumerate().map(|(shard, link)| Core::new(shard, shards, link)).collect();
         peers.borrow_mut().extend(cores.iter().map(Rc::downgrade));
         cores.into_iter().map(Self).collect()
     }
@@ -193,10 +181,7 @@ impl<Q: Send + 'static, A: Send + 'static> Mesh<Q, A> {
         let shards = end.shards();
         let (link, receivers) = Link::real(end);
         let core = Core::new(shard, shards, link);
-        crate::task::spawn_in(
-            crate::task::Class::Serve,
-            link::receive(Rc::clone(&core), receivers),
-        );
+        crate::task::spawn_in(crate::task::Class::Serve, link::receive(Rc::clone(&core), receivers));
         Self(core)
     }
 
@@ -224,18 +209,11 @@ impl<Q: Send + 'static, A: Send + 'static> Mesh<Q, A> {
         let ended = self.0.ended.borrow()[to];
         let id = self.0.calls.borrow_mut().begin(to);
         if ended {
-            self.0
-                .calls
-                .borrow_mut()
-                .complete(id, Err(MeshError::Closed(to)));
+            self.0.calls.borrow_mut().complete(id, Err(MeshError::Closed(to)));
         } else {
             self.0.send(to, Packet::Call { id, q });
         }
-        Call {
-            core: Rc::clone(&self.0),
-            id,
-            taken: false,
-        }
+        Call { core: Rc::clone(&self.0), id, taken: false }
     }
 
     /// Sends a request that has no reply. It is lost if the other shard has ended.
@@ -254,11 +232,7 @@ impl<Q: Send + 'static, A: Send + 'static> Mesh<Q, A> {
     /// When there is no shard `to`.
     #[must_use]
     pub fn queued(&self, to: usize) -> usize {
-        if to == self.0.shard {
-            self.0.unread_from(to)
-        } else {
-            self.0.link.queued(self.0.shard, to)
-        }
+        if to == self.0.shard { self.0.unread_from(to) } else { self.0.link.queued(self.0.shard, to) }
     }
 
     /// The next request, from any shard; `None` after [`Self::close`]. For one server loop.
@@ -274,10 +248,7 @@ impl<Q: Send + 'static, A: Send + 'static> Mesh<Q, A> {
             };
             inbox.unread[from] -= 1;
             let answer = || -> Rc<dyn Answer<A>> {
-                self.0
-                    .me
-                    .upgrade()
-                    .expect("a mesh end is alive while it is used")
+                self.0.me.upgrade().expect("a mesh end is alive while it is used")
             };
             let reply = id.map(|id| Reply(Some((answer(), from, id))));
             Poll::Ready(Some(Incoming { from, q, reply }))

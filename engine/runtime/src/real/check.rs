@@ -24,14 +24,12 @@ const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
 const RINGS: u64 = 3;
 
 /// glommio's own minimum for an executor's buffers.
-const IO_MEMORY_BYTES_MIN: u64 = 64 * 1024;
+const IO_MEMORY_BYTES_MIN: usize = 64 * 1024;
 
 /// The cores that this process may use.
 pub(super) fn allowed_cores() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(Pid::from_raw(0))?;
-    Ok((0..CpuSet::count())
-        .filter(|core| set.is_set(*core).unwrap_or(false))
-        .collect())
+    Ok((0..CpuSet::count()).filter(|core| set.is_set(*core).unwrap_or(false)).collect())
 }
 
 /// The cores to use: those asked for, or all that are allowed.
@@ -44,15 +42,10 @@ pub(super) fn check_cores(wanted: Option<&[usize]>) -> Result<Vec<usize>, StartE
     sorted.sort_unstable();
     sorted.dedup();
     if wanted.is_empty() || sorted.len() != wanted.len() {
-        return Err(StartError::BadCoreList {
-            cores: wanted.to_vec(),
-        });
+        return Err(StartError::BadCoreList { cores: wanted.to_vec() });
     }
     match wanted.iter().find(|core| !allowed.contains(core)) {
-        Some(core) => Err(StartError::BadCore {
-            core: *core,
-            allowed,
-        }),
+        Some(core) => Err(StartError::BadCore { core: *core, allowed }),
         None => Ok(wanted.to_vec()),
     }
 }
@@ -62,27 +55,20 @@ pub(super) fn check_memlock(wanted: usize, shards: usize) -> Result<usize, Start
     let have_bytes = match getrlimit(Resource::RLIMIT_MEMLOCK) {
         Ok((soft, _)) => soft,
         Err(errno) => {
-            return Err(StartError::Thread {
-                shard: 0,
-                source: errno.into(),
-            });
+            return Err(StartError::Thread { shard: 0, source: errno.into() });
         }
     };
     if have_bytes < MEMLOCK_BYTES_MIN {
-        return Err(StartError::MemlockTooSmall {
-            have_bytes,
-            need_bytes: MEMLOCK_BYTES_MIN,
-        });
+        return Err(StartError::MemlockTooSmall { have_bytes, need_bytes: MEMLOCK_BYTES_MIN });
     }
     // Beyond the limit glommio does without registered buffers; a smaller share is better.
     let share = have_bytes / RINGS / shards as u64;
-    Ok(wanted.min(usize::try_from(share.max(IO_MEMORY_BYTES_MIN)).unwrap_or(usize::MAX)))
+    Ok(wanted.min(usize::try_from(share).unwrap_or(usize::MAX).max(IO_MEMORY_BYTES_MIN)))
 }
 
 /// Checks that io_uring works at all, by making an executor.
 pub(super) fn check_io_uring() -> Result<(), StartError> {
-    let builder =
-        LocalExecutorBuilder::new(Placement::Unbound).io_memory(IO_MEMORY_BYTES_MIN as usize);
+    let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(IO_MEMORY_BYTES_MIN);
     builder.make().map(drop).map_err(explain)
 }
 
@@ -104,23 +90,15 @@ fn explain(error: GlommioError<()>) -> StartError {
                     have_bytes: getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft),
                     need_bytes: 8 << 20,
                 },
-                _ => StartError::IoUringMissing {
-                    message: source.to_string(),
-                },
+                _ => StartError::IoUringMissing { message: source.to_string() },
             }
         }
-        other => StartError::IoUringMissing {
-            message: other.to_string(),
-        },
+        other => StartError::IoUringMissing { message: other.to_string() },
     }
 }
 
 fn io_uring_setting() -> Option<u8> {
-    std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?.trim().parse().ok()
 }
 
 fn data_dir_error(path: &Path, source: io::Error) -> StartError {
@@ -166,11 +144,7 @@ impl Probe {
         let probe = Self(dir.join(format!("{}{}-{number}", Self::PREFIX, std::process::id())));
         let buf = AlignedBuf::zeroed(2 * BLOCK_BYTES);
         let mut options = OpenOptions::new();
-        options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .custom_flags(nix::libc::O_DIRECT);
+        options.write(true).create(true).truncate(true).custom_flags(nix::libc::O_DIRECT);
         let file = options.open(&probe.0)?;
         file.write_all_at(&buf, 0)?;
         file.sync_all()?;
@@ -202,9 +176,7 @@ pub(crate) fn lock_data_dir(dir: &Path) -> Result<DirLock, StartError> {
     let path: PathBuf = dir.join("LOCK");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
-    let file = options
-        .open(&path)
-        .map_err(|source| data_dir_error(dir, source))?;
+    let file = options.open(&path).map_err(|source| data_dir_error(dir, source))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
             let written = lock
@@ -220,10 +192,7 @@ pub(crate) fn lock_data_dir(dir: &Path) -> Result<DirLock, StartError> {
                 Ok(_) => holder.trim().parse().ok(),
                 Err(_) => None,
             };
-            Err(StartError::DataDirLocked {
-                path: dir.to_path_buf(),
-                pid,
-            })
+            Err(StartError::DataDirLocked { path: dir.to_path_buf(), pid })
         }
         Err((_, errno)) => Err(data_dir_error(dir, errno.into())),
     }

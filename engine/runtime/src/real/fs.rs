@@ -37,16 +37,9 @@ impl File {
     pub(crate) async fn create(shard: &Rc<Shard>, path: &Path) -> io::Result<Self> {
         learn_device(shard, path).await?;
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(FILE_MODE);
+        options.read(true).write(true).create_new(true).mode(FILE_MODE);
         let file = Rc::new(options.dma_open(path).await.map_err(plain)?);
-        Ok(Self {
-            file,
-            shard: Rc::clone(shard),
-        })
+        Ok(Self { file, shard: Rc::clone(shard) })
     }
 
     pub(crate) async fn open(shard: &Rc<Shard>, path: &Path, mode: OpenMode) -> io::Result<Self> {
@@ -58,10 +51,7 @@ impl File {
         let mut options = OpenOptions::new();
         options.read(true).write(mode == OpenMode::ReadWrite);
         let file = Rc::new(options.dma_open(path).await.map_err(plain)?);
-        Ok(Self {
-            file,
-            shard: Rc::clone(shard),
-        })
+        Ok(Self { file, shard: Rc::clone(shard) })
     }
 
     /// In a task of its own: glommio forgets a write whose future is dropped before the ring was
@@ -144,19 +134,14 @@ async fn learn_device(shard: &Shard, path: &Path) -> io::Result<()> {
 }
 
 async fn write_all(file: &DmaFile, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
-    let mut written = file
-        .write_rc_at(buf.share(), position)
-        .await
-        .map_err(plain)?;
+    let mut written = file.write_rc_at(buf.share(), position).await.map_err(plain)?;
     // Short writes happen when the disk fills up: the next one then tells why.
     while written < buf.len() {
         if written == 0 || !written.is_multiple_of(BLOCK_BYTES) {
             return Err(io::ErrorKind::WriteZero.into());
         }
         let rest = AlignedBuf::padded(&buf[written..]);
-        let more = file
-            .write_rc_at(rest.share(), position + written as u64)
-            .await;
+        let more = file.write_rc_at(rest.share(), position + written as u64).await;
         match more.map_err(plain)? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             more => written += more,
@@ -165,9 +150,7 @@ async fn write_all(file: &DmaFile, buf: AlignedBuf, position: u64) -> io::Result
     Ok(buf.reclaim())
 }
 
-async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     glommio::executor().spawn_blocking(call).await
 }
 
@@ -209,11 +192,7 @@ pub(crate) async fn list_dir(_: &Rc<Shard>, path: PathBuf) -> io::Result<Vec<Dir
             if let Ok(name) = entry.file_name().into_string()
                 && !name.starts_with(Probe::PREFIX)
             {
-                entries.push(DirEntry {
-                    name,
-                    is_dir: metadata.is_dir(),
-                    len,
-                });
+                entries.push(DirEntry { name, is_dir: metadata.is_dir(), len });
             }
         }
         entries.sort();

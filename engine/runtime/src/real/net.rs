@@ -36,10 +36,7 @@ impl Listener {
         }
         socket.bind(&addr.into())?;
         socket.listen(BACKLOG)?;
-        let local_addr = socket
-            .local_addr()?
-            .as_socket()
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        let local_addr = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: the descriptor is a listening TCP socket, and its ownership goes along.
         let inner = unsafe { GlommioListener::from_raw_fd(socket.into_raw_fd()) };
         Ok(Self { inner, local_addr })
@@ -80,19 +77,12 @@ impl Stream {
 
     pub(crate) fn from_accepted(fd: OwnedFd, peer: SocketAddr) -> Self {
         // SAFETY: the descriptor is a connected TCP socket, and its ownership goes along.
-        Self::new(
-            unsafe { GlommioStream::from_raw_fd(fd.into_raw_fd()) },
-            peer,
-        )
+        Self::new(unsafe { GlommioStream::from_raw_fd(fd.into_raw_fd()) }, peer)
     }
 
     fn new(inner: GlommioStream, peer: SocketAddr) -> Self {
         let fd = inner.as_raw_fd();
-        Self {
-            inner: RefCell::new(inner),
-            fd,
-            peer,
-        }
+        Self { inner: RefCell::new(inner), fd, peer }
     }
 
     pub(crate) fn peer_addr(&self) -> SocketAddr {
@@ -103,11 +93,7 @@ impl Stream {
         self.inner.borrow().local_addr().map_err(plain)
     }
 
-    pub(crate) fn poll_read(
-        &self,
-        cx: &mut Context<'_>,
-        buf: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.inner.borrow_mut()).poll_read(cx, buf)
     }
 
@@ -123,10 +109,7 @@ impl Stream {
             let spare = unsafe { std::slice::from_raw_parts_mut(spare.as_mut_ptr(), spare.len()) };
             let len = spare.len();
             let read = ready!(self.poll_read(cx, spare))?;
-            assert!(
-                read <= len,
-                "recv returns at most what it was given room for"
-            );
+            assert!(read <= len, "recv returns at most what it was given room for");
             // SAFETY: recv initialised that many bytes.
             unsafe { buf.advance_mut(read) };
             Poll::Ready(Ok(read))
@@ -162,8 +145,7 @@ impl Stream {
                 .map(IoSlice::new)
                 .collect();
             let socket = borrow(self.fd);
-            let now = SockRef::from(&socket)
-                .send_vectored_with_flags(&slices, MSG_DONTWAIT | MSG_NOSIGNAL);
+            let now = SockRef::from(&socket).send_vectored_with_flags(&slices, MSG_DONTWAIT | MSG_NOSIGNAL);
             let mut written = match now {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     poll_fn(|cx| self.poll_write(cx, &first[sent..])).await?

@@ -5,8 +5,8 @@ use std::fmt::Display;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
 use std::sync::Once;
+use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -48,11 +48,7 @@ where
     E: Display + 'static,
 {
     let cores = check::check_cores(options.cores.as_deref())?;
-    let shards = if options.shards == 0 {
-        cores.len()
-    } else {
-        options.shards
-    };
+    let shards = if options.shards == 0 { cores.len() } else { options.shards };
     let io_memory_bytes = check::check_memlock(options.io_memory_bytes, shards)?;
     check::check_io_uring()?;
     for dir in &options.data_dirs {
@@ -62,14 +58,7 @@ where
 
     let stop = StopFlag::default();
     signals::watch(&stop).map_err(|source| StartError::Thread { shard: 0, source })?;
-    let plan = Plan {
-        options: Options {
-            io_memory_bytes,
-            ..options
-        },
-        shards,
-        stop: stop.clone(),
-    };
+    let plan = Plan { options: Options { io_memory_bytes, ..options }, shards, stop: stop.clone() };
     // The executors' blocking threads inherit these cores; the executors pin themselves to one.
     let restore = Affinity::narrow(&cores);
     let mut threads = Vec::with_capacity(shards);
@@ -91,12 +80,9 @@ where
     }
     drop(restore);
     for (shard, thread) in threads.into_iter().enumerate() {
-        let ended = thread.join().unwrap_or_else(|_| {
-            Err(StartError::Shard {
-                shard,
-                message: "its thread panicked".into(),
-            })
-        });
+        let ended = thread
+            .join()
+            .unwrap_or_else(|_| Err(StartError::Shard { shard, message: "its thread panicked".into() }));
         result = result.and(ended);
     }
     signals::unwatch(&stop);
@@ -133,10 +119,7 @@ where
         Ok(executor) => executor,
         Err(error) => {
             plan.stop.raise();
-            return Err(StartError::Thread {
-                shard,
-                source: error.into(),
-            });
+            return Err(StartError::Thread { shard, source: error.into() });
         }
     };
     if let Err(source) = pin(&[core]) {
@@ -151,14 +134,8 @@ where
         glommio::spawn_local(keep_awake()).detach();
         let main = async move {
             let mesh = Mesh::real(shard, end);
-            let context = ShardContext {
-                shard,
-                shards,
-                mesh: mesh.clone(),
-            };
-            let result = shard_main(context)
-                .await
-                .map_err(|error| format!("{error:#}"));
+            let context = ShardContext { shard, shards, mesh: mesh.clone() };
+            let result = shard_main(context).await.map_err(|error| format!("{error:#}"));
             mesh.close();
             mesh.flushed().await;
             result

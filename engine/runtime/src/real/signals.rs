@@ -28,10 +28,7 @@ pub(super) fn watch(flag: &StopFlag) -> io::Result<()> {
         started = start();
         Mutex::default()
     });
-    watched
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(flag.clone());
+    watched.lock().unwrap_or_else(PoisonError::into_inner).push(flag.clone());
     started
 }
 
@@ -54,9 +51,7 @@ pub(super) fn unwatch(flag: &StopFlag) {
 fn start() -> io::Result<()> {
     let (read_end, write_end) = pipe2(OFlag::O_CLOEXEC)?;
     PIPE.store(write_end.into_raw_fd(), Ordering::SeqCst);
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || wait(File::from(read_end)))?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || wait(File::from(read_end)))?;
     let handler = SigHandler::Handler(write_signal);
     let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
@@ -81,10 +76,7 @@ fn wait(mut pipe: File) {
         let Some(watched) = WATCHED.get() else {
             continue;
         };
-        let flags = watched
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let flags = watched.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if flags.iter().all(StopFlag::is_raised) {
             // Asked a second time, or nothing runs that could stop.
             std::process::exit(128 + i32::from(signal[0]));

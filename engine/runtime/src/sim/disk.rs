@@ -113,21 +113,8 @@ impl Disk {
 
     // --- faults ---
 
-    pub(super) fn add_fault(
-        &mut self,
-        on: FaultOn,
-        path_part: &str,
-        skip: u32,
-        times: u32,
-        errno: Errno,
-    ) {
-        self.faults.push(Fault {
-            on,
-            path_part: path_part.to_owned(),
-            skip,
-            times,
-            errno,
-        });
+    pub(super) fn add_fault(&mut self, on: FaultOn, path_part: &str, skip: u32, times: u32, errno: Errno) {
+        self.faults.push(Fault { on, path_part: path_part.to_owned(), skip, times, errno });
     }
 
     pub(super) fn clear_faults(&mut self) {
@@ -180,22 +167,11 @@ impl Disk {
     }
 
     /// Takes note of a write on its way; [`Self::write_arrives`] ends it.
-    pub(super) fn write_departs(
-        &mut self,
-        file: &FileRef,
-        first: usize,
-        blocks: Vec<Rc<Block>>,
-    ) -> u64 {
+    pub(super) fn write_departs(&mut self, file: &FileRef, first: usize, blocks: Vec<Rc<Block>>) -> u64 {
         let flight = self.next_flight;
         self.next_flight += 1;
         let change = ChangeKind::Write { first, blocks };
-        self.in_flight.insert(
-            flight,
-            InFlight {
-                file: Rc::clone(file),
-                change,
-            },
-        );
+        self.in_flight.insert(flight, InFlight { file: Rc::clone(file), change });
         flight
     }
 
@@ -278,11 +254,7 @@ impl Disk {
                 Some(Entry::File(_)) => return Err(io::ErrorKind::NotADirectory.into()),
                 None => {
                     let dir = DirRef::default();
-                    self.change(vec![(
-                        at,
-                        name.to_owned(),
-                        Some(Entry::Dir(Rc::clone(&dir))),
-                    )]);
+                    self.change(vec![(at, name.to_owned(), Some(Entry::Dir(Rc::clone(&dir))))]);
                     dir
                 }
             };
@@ -332,10 +304,7 @@ impl Disk {
                 return Err(io::ErrorKind::NotADirectory.into());
             }
         }
-        self.change(vec![
-            (from_dir, from_name, None),
-            (to_dir, to_name, Some(moved)),
-        ]);
+        self.change(vec![(from_dir, from_name, None), (to_dir, to_name, Some(moved))]);
         Ok(())
     }
 
@@ -346,11 +315,7 @@ impl Disk {
                 Entry::File(file) => (false, file.borrow().len()),
                 Entry::Dir(_) => (true, 0),
             };
-            DirEntry {
-                name: name.clone(),
-                is_dir,
-                len,
-            }
+            DirEntry { name: name.clone(), is_dir, len }
         };
         Ok(dir.borrow().entries.iter().map(describe).collect())
     }
@@ -358,12 +323,9 @@ impl Disk {
     /// A directory sync that was called at `mark`.
     pub(super) fn sync_dir(&mut self, path: &Path, mark: u64) -> io::Result<()> {
         let dir = self.find_dir(path)?;
-        let (synced, rest) =
-            std::mem::take(&mut self.dir_changes)
-                .into_iter()
-                .partition(|change| {
-                    change.seq < mark && change.sets.iter().any(|(at, _, _)| Rc::ptr_eq(at, &dir))
-                });
+        let (synced, rest) = std::mem::take(&mut self.dir_changes).into_iter().partition(|change| {
+            change.seq < mark && change.sets.iter().any(|(at, _, _)| Rc::ptr_eq(at, &dir))
+        });
         self.dir_changes = rest;
         land_dir_changes(synced);
         Ok(())
@@ -394,8 +356,7 @@ impl Disk {
             _ => changes.into_iter().filter(|_| rng.bool()).collect(),
         };
         land_dir_changes(landed);
-        let mut flights: Vec<InFlight> =
-            std::mem::take(&mut self.in_flight).into_values().collect();
+        let mut flights: Vec<InFlight> = std::mem::take(&mut self.in_flight).into_values().collect();
         rng.shuffle(&mut flights);
         let mut dirs = vec![Rc::clone(&self.root)];
         while let Some(dir) = dirs.pop() {

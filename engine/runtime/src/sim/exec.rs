@@ -46,9 +46,13 @@ enum Ready {
 /// Wakers must be `Send`, so what they push to is shared through a mutex that nobody contends for.
 type ReadyList = Arc<Mutex<Vec<Ready>>>;
 
+type Call = Box<dyn FnOnce(&Rc<Core>)>;
+
+type Tasks = BTreeMap<u64, (Meta, Task<(), Meta>)>;
+
 pub(super) enum Event {
     Wake(Waker),
-    Call(Box<dyn FnOnce(&Rc<Core>)>),
+    Call(Call),
 }
 
 /// Everything that one simulation owns.
@@ -57,7 +61,7 @@ pub(crate) struct Core {
     pub(super) options: SimOptions,
     now_ns: Cell<u64>,
     ready: ReadyList,
-    tasks: RefCell<BTreeMap<u64, (Meta, Task<(), Meta>)>>,
+    tasks: RefCell<Tasks>,
     finished: RefCell<Vec<u64>>,
     next_task: Cell<u64>,
     events: RefCell<BTreeMap<(u64, u64), Event>>,
@@ -123,11 +127,7 @@ impl Core {
 
     fn alive(&self, meta: &Meta) -> bool {
         meta.node == DRIVER
-            || self
-                .nodes
-                .borrow()
-                .get(&meta.node)
-                .is_some_and(|node| node.is_alive_in(meta.incarnation))
+            || self.nodes.borrow().get(&meta.node).is_some_and(|node| node.is_alive_in(meta.incarnation))
     }
 
     /// Queues a task; never polls it here. On a dead node the future is dropped.
@@ -145,9 +145,7 @@ impl Core {
                 place.core.finished.borrow_mut().push(id);
             }
         };
-        let (runnable, task) = Builder::new()
-            .metadata(meta)
-            .spawn_local(|_| future, schedule);
+        let (runnable, task) = Builder::new().metadata(meta).spawn_local(|_| future, schedule);
         self.tasks.borrow_mut().insert(id, (meta, task));
         runnable.schedule();
     }
@@ -166,30 +164,17 @@ impl Core {
     pub(super) fn sleep_until(self: &Rc<Self>, deadline_ns: u64) -> Sleep {
         let jitter_ns = self.schedule_rng.borrow_mut().u64(1..SLEEP_JITTER_NS_MAX);
         let deadline_ns = deadline_ns.max(self.now_ns()).saturating_add(jitter_ns);
-        Sleep {
-            core: Rc::clone(self),
-            deadline_ns,
-            key: None,
-        }
+        Sleep { core: Rc::clone(self), deadline_ns, key: None }
     }
 
     /// Runs until `future` is ready.
     pub(super) fn run_until<T>(self: &Rc<Self>, future: impl Future<Output = T>) -> T {
         let _seed_printer = SeedPrinter(self.seed);
         let mut future = std::pin::pin!(future);
-        let waker = Arc::new(DriverWaker {
-            ready: Arc::clone(&self.ready),
-            queued: AtomicBool::new(false),
-        });
+        let waker = Arc::new(DriverWaker { ready: Arc::clone(&self.ready), queued: AtomicBool::new(false) });
         waker.wake_by_ref();
         let driver_waker = Waker::from(Arc::clone(&waker));
-        let driver = self.place(Meta {
-            id: 0,
-            node: DRIVER,
-            incarnation: 0,
-            shard: 0,
-            class: Class::Serve,
-        });
+        let driver = self.place(Meta { id: 0, node: DRIVER, incarnation: 0, shard: 0, class: Class::Serve });
         loop {
             match self.draw() {
                 Some(Ready::Driver) => {
@@ -243,11 +228,7 @@ impl Core {
     /// Nothing is runnable: jumps to the next timer and fires all that are due.
     fn advance(self: &Rc<Self>) {
         self.polls.set(0);
-        let next = self
-            .events
-            .borrow()
-            .first_key_value()
-            .map(|((at_ns, _), _)| *at_ns);
+        let next = self.events.borrow().first_key_value().map(|((at_ns, _), _)| *at_ns);
         let Some(at_ns) = next else {
             panic!(
                 "deadlock: the driver waits, nothing is runnable, no timer is set, {} tasks wait \
@@ -281,27 +262,16 @@ impl Core {
     }
 
     pub(super) fn place(self: &Rc<Self>, meta: Meta) -> Place {
-        Place {
-            core: Rc::clone(self),
-            meta,
-        }
+        Place { core: Rc::clone(self), meta }
     }
 
     /// Drops all tasks for which `dies` holds, as the death of their process would.
     pub(super) fn drop_tasks(self: &Rc<Self>, dies: impl Fn(&Meta) -> bool) {
         if let Some(Current::Sim(place)) = ctx::current_or_none() {
-            assert!(
-                !dies(&place.meta),
-                "a task cannot drop itself: kill a node from the driver"
-            );
+            assert!(!dies(&place.meta), "a task cannot drop itself: kill a node from the driver");
         }
-        let doomed: Vec<u64> = self
-            .tasks
-            .borrow()
-            .iter()
-            .filter(|(_, (m, _))| dies(m))
-            .map(|(id, _)| *id)
-            .collect();
+        let doomed: Vec<u64> =
+            self.tasks.borrow().iter().filter(|(_, (m, _))| dies(m)).map(|(id, _)| *id).collect();
         for id in doomed {
             let task = self.tasks.borrow_mut().remove(&id);
             if let Some((meta, task)) = task {
@@ -313,9 +283,9 @@ impl Core {
         loop {
             let runnable = {
                 let mut ready = lock(&self.ready);
-                let found = ready.iter().position(
-                    |ready| matches!(ready, Ready::Task(runnable) if dies(runnable.metadata())),
-                );
+                let found = ready
+                    .iter()
+                    .position(|ready| matches!(ready, Ready::Task(runnable) if dies(runnable.metadata())));
                 found.map(|at| ready.remove(at))
             };
             let Some(Ready::Task(runnable)) = runnable else {
@@ -387,10 +357,7 @@ impl Future for Sleep {
         if let Some(key) = self.key.take() {
             self.core.events.borrow_mut().remove(&key);
         }
-        self.key = Some(
-            self.core
-                .at(self.deadline_ns, Event::Wake(cx.waker().clone())),
-        );
+        self.key = Some(self.core.at(self.deadline_ns, Event::Wake(cx.waker().clone())));
         Poll::Pending
     }
 }

@@ -25,21 +25,14 @@ pub(super) fn to_blocks(bytes: &[u8]) -> Vec<Rc<Block>> {
     let (blocks, rest) = bytes.as_chunks::<BLOCK_BYTES>();
     assert!(rest.is_empty(), "writes are whole blocks");
     let share = |block: &Block| {
-        if block == &ZERO_BLOCK {
-            SHARED_ZERO.with(Rc::clone)
-        } else {
-            Rc::new(*block)
-        }
+        if block == &ZERO_BLOCK { SHARED_ZERO.with(Rc::clone) } else { Rc::new(*block) }
     };
     blocks.iter().map(share).collect()
 }
 
 #[derive(Clone)]
 pub(super) enum ChangeKind {
-    Write {
-        first: usize,
-        blocks: Vec<Rc<Block>>,
-    },
+    Write { first: usize, blocks: Vec<Rc<Block>> },
     Truncate(u64),
 }
 
@@ -113,8 +106,7 @@ impl Inode {
         let count = |inode: &Self| inode.blocks.iter().flatten().count() as u64;
         let before = count(self);
         change(self);
-        self.used_blocks
-            .set(self.used_blocks.get() + count(self) - before);
+        self.used_blocks.set(self.used_blocks.get() + count(self) - before);
     }
 
     /// How many blocks a write would newly allocate.
@@ -138,10 +130,7 @@ impl Inode {
         }
         self.used_blocks.set(self.used_blocks.get() + allocated);
         self.len = self.len.max((end * BLOCK_BYTES) as u64);
-        self.unsynced.push_back(Change {
-            seq,
-            kind: ChangeKind::Write { first, blocks },
-        });
+        self.unsynced.push_back(Change { seq, kind: ChangeKind::Write { first, blocks } });
     }
 
     pub(super) fn truncate(&mut self, seq: u64, len: u64) {
@@ -156,10 +145,7 @@ impl Inode {
             self.durable.entry(keep - 1).or_insert(old);
         }
         self.len = len;
-        self.unsynced.push_back(Change {
-            seq,
-            kind: ChangeKind::Truncate(len),
-        });
+        self.unsynced.push_back(Change { seq, kind: ChangeKind::Truncate(len) });
     }
 
     pub(super) fn read(&self, position: u64, len: usize) -> Bytes {
@@ -169,10 +155,7 @@ impl Inode {
         while at < end {
             let within = index(at % BLOCK_BYTES as u64);
             let take = index(end - at).min(BLOCK_BYTES - within);
-            let block = self
-                .blocks
-                .get(index(at / BLOCK_BYTES as u64))
-                .and_then(Option::as_ref);
+            let block = self.blocks.get(index(at / BLOCK_BYTES as u64)).and_then(Option::as_ref);
             out.extend_from_slice(&or_zero(block)[within..within + take]);
             at += take as u64;
         }
@@ -198,11 +181,7 @@ impl Inode {
 
     /// A sync that was called when `mark` was the next position: all earlier changes are durable.
     pub(super) fn sync(&mut self, mark: u64) {
-        while self
-            .unsynced
-            .front()
-            .is_some_and(|change| change.seq < mark)
-        {
+        while self.unsynced.front().is_some_and(|change| change.seq < mark) {
             if let Some(change) = self.unsynced.pop_front() {
                 self.land(&change.kind, Landing::All, &mut fastrand::Rng::with_seed(0));
             }
@@ -212,11 +191,7 @@ impl Inode {
 
     /// A sync that failed: of the changes it was for, some landed and the rest never will.
     pub(super) fn fail_sync(&mut self, mark: u64, rng: &mut fastrand::Rng) {
-        while self
-            .unsynced
-            .front()
-            .is_some_and(|change| change.seq < mark)
-        {
+        while self.unsynced.front().is_some_and(|change| change.seq < mark) {
             let Some(change) = self.unsynced.pop_front() else {
                 break;
             };
@@ -310,10 +285,7 @@ impl Inode {
 
     fn land_truncate(&mut self, len: u64) {
         let keep = blocks_of(len);
-        let known = self
-            .blocks
-            .len()
-            .max(self.durable.last_key_value().map_or(0, |(at, _)| at + 1));
+        let known = self.blocks.len().max(self.durable.last_key_value().map_or(0, |(at, _)| at + 1));
         for at in keep..known {
             self.durable.insert(at, None);
         }
@@ -330,11 +302,7 @@ impl Inode {
     /// are as unsynced as any completed write.
     pub(super) fn kill_in_flight(&mut self, seq: u64, change: ChangeKind, rng: &mut fastrand::Rng) {
         if let ChangeKind::Write { first, mut blocks } = change {
-            let landed = if rng.bool() {
-                blocks.len()
-            } else {
-                rng.usize(..=blocks.len())
-            };
+            let landed = if rng.bool() { blocks.len() } else { rng.usize(..=blocks.len()) };
             blocks.truncate(landed);
             if !blocks.is_empty() {
                 self.write(seq, first, blocks);
@@ -348,11 +316,7 @@ impl Inode {
             return;
         }
         let unsynced = std::mem::take(&mut self.unsynced);
-        for change in unsynced
-            .into_iter()
-            .map(|change| change.kind)
-            .chain(in_flight)
-        {
+        for change in unsynced.into_iter().map(|change| change.kind).chain(in_flight) {
             let landing = draw_landing(rng);
             self.land(&change, landing, rng);
         }
@@ -369,10 +333,9 @@ impl Inode {
             // Bytes without the length that covers them are not part of the file.
             let keep = blocks_of(durable_len);
             inode.blocks.truncate(keep);
-            if let Some(cut) = zero_tail(
-                inode.blocks.last().filter(|_| inode.blocks.len() == keep),
-                durable_len,
-            ) {
+            if let Some(cut) =
+                zero_tail(inode.blocks.last().filter(|_| inode.blocks.len() == keep), durable_len)
+            {
                 inode.blocks[keep - 1] = Some(cut);
             }
         });

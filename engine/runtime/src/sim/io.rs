@@ -69,11 +69,7 @@ impl Volume {
         let ns = |duration: &Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let mut rng = self.core.io_rng.borrow_mut();
         let drawn = rng.u64(ns(range.start())..=ns(range.end()));
-        let slow = if rng.u32(..SLOW_ONE_IN) == 0 {
-            SLOW_FACTOR
-        } else {
-            1
-        };
+        let slow = if rng.u32(..SLOW_ONE_IN) == 0 { SLOW_FACTOR } else { 1 };
         drawn * slow * self.disk().slowness
     }
 
@@ -108,10 +104,7 @@ impl Volume {
         let path = path.to_string_lossy().into_owned();
         let run = move |volume: &Self| {
             let mut disk = volume.disk();
-            Some(
-                disk.check(FaultOn::Directory, &path)
-                    .and_then(|()| effect(&mut disk)),
-            )
+            Some(disk.check(FaultOn::Directory, &path).and_then(|()| effect(&mut disk)))
         };
         self.submit(Op::Directory, [0; 2], run).await
     }
@@ -123,26 +116,17 @@ impl SimFile {
     }
 
     fn check_writable(&self) -> io::Result<()> {
-        if self.writable {
-            Ok(())
-        } else {
-            Err(nix::errno::Errno::EBADF.into())
-        }
+        if self.writable { Ok(()) } else { Err(nix::errno::Errno::EBADF.into()) }
     }
 
     pub(crate) async fn write_at(&self, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
         self.check_writable()?;
         let first = usize::try_from(position / BLOCK_BYTES as u64)
             .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        let flight = self
-            .volume
-            .disk()
-            .write_departs(&self.file, first, to_blocks(&buf));
+        let flight = self.volume.disk().write_departs(&self.file, first, to_blocks(&buf));
         let path = Rc::clone(&self.path);
         let effect = move |volume: &Volume| volume.disk().write_arrives(flight, &path);
-        self.volume
-            .submit(Op::Write, [self.id(), position], effect)
-            .await?;
+        self.volume.submit(Op::Write, [self.id(), position], effect).await?;
         Ok(buf)
     }
 
@@ -152,9 +136,7 @@ impl SimFile {
             let checked = volume.disk().check(FaultOn::Read, &this.path);
             Some(checked.map(|()| this.file.borrow().read(position, len)))
         };
-        self.volume
-            .submit(Op::Read, [self.id(), position], effect)
-            .await
+        self.volume.submit(Op::Read, [self.id(), position], effect).await
     }
 
     pub(crate) async fn sync_data(&self) -> io::Result<()> {
@@ -169,9 +151,7 @@ impl SimFile {
             }
             Some(checked)
         };
-        self.volume
-            .submit(Op::Sync, [self.id(), mark], effect)
-            .await
+        self.volume.submit(Op::Sync, [self.id(), mark], effect).await
     }
 
     pub(crate) async fn len(&self) -> io::Result<u64> {
@@ -187,9 +167,7 @@ impl SimFile {
             volume.disk().truncate(&file, len);
             Some(Ok(()))
         };
-        self.volume
-            .submit(Op::Truncate, [self.id(), len], effect)
-            .await
+        self.volume.submit(Op::Truncate, [self.id(), len], effect).await
     }
 }
 
@@ -197,11 +175,7 @@ impl Place {
     fn volume(&self) -> Volume {
         let node = self.core.nodes.borrow().get(&self.meta.node).cloned();
         let node = node.expect("the driver has no disk: run file operations on a node");
-        Volume {
-            core: Rc::clone(&self.core),
-            node,
-            incarnation: self.meta.incarnation,
-        }
+        Volume { core: Rc::clone(&self.core), node, incarnation: self.meta.incarnation }
     }
 
     async fn file(
@@ -212,15 +186,8 @@ impl Place {
     ) -> io::Result<SimFile> {
         let volume = self.volume();
         let owned = path.to_path_buf();
-        let file = volume
-            .directory(path, move |disk| find(disk, &owned))
-            .await?;
-        Ok(SimFile {
-            volume,
-            file,
-            path: path.to_string_lossy().into(),
-            writable,
-        })
+        let file = volume.directory(path, move |disk| find(disk, &owned)).await?;
+        Ok(SimFile { volume, file, path: path.to_string_lossy().into(), writable })
     }
 
     pub(crate) async fn create_file(&self, path: &Path) -> io::Result<SimFile> {
@@ -229,50 +196,35 @@ impl Place {
 
     pub(crate) async fn open_file(&self, path: &Path, mode: OpenMode) -> io::Result<SimFile> {
         let writable = mode == OpenMode::ReadWrite;
-        self.file(path, writable, |disk, path| disk.open(path))
-            .await
+        self.file(path, writable, |disk, path| disk.open(path)).await
     }
 
     pub(crate) async fn create_dir_all(&self, path: PathBuf) -> io::Result<()> {
-        self.volume()
-            .directory(&path.clone(), move |disk| disk.create_dir_all(&path))
-            .await
+        self.volume().directory(&path.clone(), move |disk| disk.create_dir_all(&path)).await
     }
 
     pub(crate) async fn remove_file(&self, path: PathBuf) -> io::Result<()> {
-        self.volume()
-            .directory(&path.clone(), move |disk| disk.remove_file(&path))
-            .await
+        self.volume().directory(&path.clone(), move |disk| disk.remove_file(&path)).await
     }
 
     pub(crate) async fn remove_dir(&self, path: PathBuf) -> io::Result<()> {
-        self.volume()
-            .directory(&path.clone(), move |disk| disk.remove_dir(&path, false))
-            .await
+        self.volume().directory(&path.clone(), move |disk| disk.remove_dir(&path, false)).await
     }
 
     pub(crate) async fn remove_dir_all(&self, path: PathBuf) -> io::Result<()> {
-        self.volume()
-            .directory(&path.clone(), move |disk| disk.remove_dir(&path, true))
-            .await
+        self.volume().directory(&path.clone(), move |disk| disk.remove_dir(&path, true)).await
     }
 
     pub(crate) async fn rename(&self, from: PathBuf, to: PathBuf) -> io::Result<()> {
-        self.volume()
-            .directory(&from.clone(), move |disk| disk.rename(&from, &to))
-            .await
+        self.volume().directory(&from.clone(), move |disk| disk.rename(&from, &to)).await
     }
 
     pub(crate) async fn list_dir(&self, path: PathBuf) -> io::Result<Vec<DirEntry>> {
-        self.volume()
-            .directory(&path.clone(), move |disk| disk.list_dir(&path))
-            .await
+        self.volume().directory(&path.clone(), move |disk| disk.list_dir(&path)).await
     }
 
     pub(crate) async fn exists(&self, path: PathBuf) -> io::Result<bool> {
-        self.volume()
-            .directory(&path.clone(), move |disk| disk.exists(&path))
-            .await
+        self.volume().directory(&path.clone(), move |disk| disk.exists(&path)).await
     }
 
     pub(crate) async fn sync_dir(&self, path: PathBuf) -> io::Result<()> {

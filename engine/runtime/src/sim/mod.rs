@@ -112,9 +112,7 @@ impl Place {
 
     pub(crate) fn unix_time_ms(&self) -> i64 {
         let nodes = self.core.nodes.borrow();
-        let skew_ms = nodes
-            .get(&self.meta.node)
-            .map_or(0, |node| node.clock_skew_ms.get());
+        let skew_ms = nodes.get(&self.meta.node).map_or(0, |node| node.clock_skew_ms.get());
         let passed_ms = (self.core.now_ns() - crate::time::CLOCK_START_NS) / 1_000_000;
         UNIX_START_MS + i64::try_from(passed_ms).unwrap_or(i64::MAX) + skew_ms
     }
@@ -129,10 +127,7 @@ impl Place {
 
     pub(crate) fn stop_flag(&self) -> StopFlag {
         let nodes = self.core.nodes.borrow();
-        nodes
-            .get(&self.meta.node)
-            .map(|node| node.stop.borrow().clone())
-            .unwrap_or_default()
+        nodes.get(&self.meta.node).map(|node| node.stop.borrow().clone()).unwrap_or_default()
     }
 
     /// Runs `deliver` after a mesh message's way.
@@ -199,11 +194,7 @@ impl Sim {
     fn node(&self, node: u32) -> Rc<Node> {
         assert!(node != exec::DRIVER, "node number {node} is the driver's");
         let mut nodes = self.core().nodes.borrow_mut();
-        Rc::clone(
-            nodes
-                .entry(node)
-                .or_insert_with(|| Rc::new(Node::new(node))),
-        )
+        Rc::clone(nodes.entry(node).or_insert_with(|| Rc::new(Node::new(node))))
     }
 
     /// Starts a node: `shard_main` runs once for each shard, as under [`crate::shards::run`]. When
@@ -225,25 +216,12 @@ impl Sim {
         let (incarnation, exit) = node.start(shards);
         let meshes = Mesh::<Q, A>::simulated(shards);
         for (shard, mesh) in meshes.into_iter().enumerate() {
-            let meta = Meta {
-                id: 0,
-                node: node.id,
-                incarnation,
-                shard,
-                class: Class::Serve,
-            };
-            let (core, node, shard_main) =
-                (Rc::clone(self.core()), Rc::clone(&node), shard_main.clone());
+            let meta = Meta { id: 0, node: node.id, incarnation, shard, class: Class::Serve };
+            let (core, node, shard_main) = (Rc::clone(self.core()), Rc::clone(&node), shard_main.clone());
             let weak = Rc::downgrade(self.core());
             core.spawn(meta, async move {
-                let context = ShardContext {
-                    shard,
-                    shards,
-                    mesh: mesh.clone(),
-                };
-                let result = shard_main(context)
-                    .await
-                    .map_err(|error| format!("{error:#}"));
+                let context = ShardContext { shard, shards, mesh: mesh.clone() };
+                let result = shard_main(context).await.map_err(|error| format!("{error:#}"));
                 mesh.close();
                 node.running_shards.set(node.running_shards.get() - 1);
                 if result.is_err() || node.running_shards.get() == 0 {
@@ -265,10 +243,7 @@ impl Sim {
         let future = Rc::new(RefCell::new(Some(future)));
         let result = Rc::clone(&output);
         let exit = self.start_node(node, 1, move |_: ShardContext<(), ()>| {
-            let future = future
-                .borrow_mut()
-                .take()
-                .expect("the only shard starts once");
+            let future = future.borrow_mut().take().expect("the only shard starts once");
             let result = Rc::clone(&result);
             async move {
                 let value = future.await;
@@ -277,10 +252,7 @@ impl Sim {
             }
         });
         self.run_until(exit).expect("this process cannot fail");
-        output
-            .borrow_mut()
-            .take()
-            .expect("the process ended after it set its result")
+        output.borrow_mut().take().expect("the process ended after it set its result")
     }
 
     /// Runs everything until `driver` is ready. The driver belongs to no node and has no disk; it
@@ -313,9 +285,7 @@ impl Sim {
         let node = self.node(node);
         node.die();
         drop_node_tasks(self.core(), &node);
-        node.disk
-            .borrow_mut()
-            .lose_power(&mut self.core().io_rng.borrow_mut());
+        node.disk.borrow_mut().lose_power(&mut self.core().io_rng.borrow_mut());
         self.core().trace(&[5, u64::from(node.id)]);
     }
 
@@ -372,10 +342,7 @@ impl DiskHandle {
 
     /// As [`Self::fail`], after `skip` operations that succeed.
     pub fn fail_after(&self, on: FaultOn, path_part: &str, skip: u32, times: u32) {
-        self.0
-            .disk
-            .borrow_mut()
-            .add_fault(on, path_part, skip, times, Errno::EIO);
+        self.0.disk.borrow_mut().add_fault(on, path_part, skip, times, Errno::EIO);
     }
 
     /// Takes back all faults set by [`Self::fail`].
@@ -405,16 +372,8 @@ impl DiskHandle {
     /// When there is no such file, or `position_bytes` is past its end.
     pub fn flip_bit(&self, path: impl AsRef<Path>, position_bytes: u64, bit: u8) {
         assert!(bit < 8, "a byte has bits 0 to 7");
-        let file = self
-            .0
-            .disk
-            .borrow()
-            .open(path.as_ref())
-            .expect("a file to damage");
-        assert!(
-            position_bytes < file.borrow().len(),
-            "the damage lies inside of the file"
-        );
+        let file = self.0.disk.borrow().open(path.as_ref()).expect("a file to damage");
+        assert!(position_bytes < file.borrow().len(), "the damage lies inside of the file");
         file.borrow_mut().flip_bit(position_bytes, bit);
     }
 
@@ -429,12 +388,7 @@ impl DiskHandle {
     /// The names in a directory, sorted; empty when there is no such directory.
     #[must_use]
     pub fn names(&self, path: impl AsRef<Path>) -> Vec<String> {
-        let entries = self
-            .0
-            .disk
-            .borrow()
-            .list_dir(path.as_ref())
-            .unwrap_or_default();
+        let entries = self.0.disk.borrow().list_dir(path.as_ref()).unwrap_or_default();
         entries.into_iter().map(|entry| entry.name).collect()
     }
 }

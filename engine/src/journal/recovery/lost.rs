@@ -20,24 +20,12 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
     pub(super) fn judge_newest(&mut self, run: &RunHeader, end: &RunEnd, stop: Stop) {
         let at_end = (end.generation, end.position_bytes);
         let of_run = |file: &&FoundFile| file.header.is_ok_and(|header| header.run.run == run.run);
-        let mut commits = self
-            .files
-            .iter()
-            .filter(of_run)
-            .flat_map(|file| &file.commits);
-        let synced = commits
-            .clone()
-            .map(|commit| commit.known_synced)
-            .max()
-            .unwrap_or_default();
+        let mut commits = self.files.iter().filter(of_run).flat_map(|file| &file.commits);
+        let synced = commits.clone().map(|commit| commit.known_synced).max().unwrap_or_default();
         let behind = commits.any(|commit| (commit.generation, commit.position_bytes) >= at_end);
         let counting = run.first_generation.max(self.live_generation);
         let headerless = |file: &FoundFile| {
-            file.header.is_err()
-                && file
-                    .commits
-                    .iter()
-                    .any(|commit| commit.generation >= counting)
+            file.header.is_err() && file.commits.iter().any(|commit| commit.generation >= counting)
         };
         let message = if synced > end.lsn {
             format!("a later commit knew LSN {synced} to be synced")
@@ -52,20 +40,12 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
                     .map(|at| self.files[at].path.clone())
                     .unwrap_or_default();
                 let position_bytes = end.position_bytes;
-                self.report.torn_at = Some(TornTail {
-                    at_lsn: end.lsn,
-                    path,
-                    position_bytes,
-                });
+                self.report.torn_at = Some(TornTail { at_lsn: end.lsn, path, position_bytes });
             }
             return;
         };
         let message = format!("replay stopped at LSN {}: {message}", end.lsn);
-        self.lost.push(Lost {
-            stop: *end,
-            until: u64::MAX,
-            message,
-        });
+        self.lost.push(Lost { stop: *end, until: u64::MAX, message });
     }
 
     /// No file has an intact header. New files that a crash kept from being used have no commits.
@@ -81,11 +61,7 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             ..RunEnd::default()
         };
         let message = "no file has an intact header".to_owned();
-        self.lost.push(Lost {
-            stop,
-            until: u64::MAX,
-            message,
-        });
+        self.lost.push(Lost { stop, until: u64::MAX, message });
         self.end = Some(stop);
     }
 
@@ -104,9 +80,10 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             let failed = io_error("read", &file.path);
             let Ok(header) = file.header else {
                 // Of which generation a file without a header is, only its commits can say.
-                let behind = file.commits.iter().filter(|commit| {
-                    (lost.stop.generation..lost.until).contains(&commit.generation)
-                });
+                let behind = file
+                    .commits
+                    .iter()
+                    .filter(|commit| (lost.stop.generation..lost.until).contains(&commit.generation));
                 if let Some(oldest) = behind.clone().map(|commit| commit.generation).min() {
                     partitions = None;
                     end_lsn = behind.map(CommitHeader::end_lsn).fold(end_lsn, Lsn::max);
@@ -119,8 +96,7 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
             }
             file.commits = index_commits(file).await.map_err(&failed)?;
             let at_stop = |commit: &&CommitHeader| {
-                (commit.generation, commit.position_bytes)
-                    >= (lost.stop.generation, lost.stop.position_bytes)
+                (commit.generation, commit.position_bytes) >= (lost.stop.generation, lost.stop.position_bytes)
             };
             let behind: Vec<CommitHeader> = file.commits.iter().filter(at_stop).copied().collect();
             let Some(last) = behind.last() else { continue };
@@ -150,9 +126,7 @@ impl<S: FnMut(Lsn, Entry)> Recovery<'_, S> {
         }
         let (first, last) = (sequences.first().copied(), sequences.last().copied());
         let gapless = first == Some(lost.stop.sequence)
-            && first
-                .zip(last)
-                .is_some_and(|(first, last)| last - first + 1 == sequences.len() as u64);
+            && first.zip(last).is_some_and(|(first, last)| last - first + 1 == sequences.len() as u64);
         Ok(partitions.filter(|_| gapless))
     }
 }

@@ -23,9 +23,7 @@ use crate::client_run::with_client;
 use crate::out::{Format, stdout};
 
 pub(crate) fn run(arguments: Consume, format: Format) -> Result<ExitCode> {
-    with_client(arguments.connect.clone(), move |client| {
-        consume(client, arguments.clone(), format)
-    })
+    with_client(arguments.connect.clone(), move |client| consume(client, arguments.clone(), format))
 }
 
 async fn consume(client: Client, arguments: Consume, format: Format) -> Result<ExitCode> {
@@ -205,9 +203,7 @@ fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]
     match bytes.map(|bytes| (bytes, str::from_utf8(bytes))) {
         None => object.insert(name.to_owned(), Value::Null),
         Some((_, Ok(text))) => object.insert(name.to_owned(), json!(text)),
-        Some((bytes, Err(_))) => {
-            object.insert(format!("{name}_base64"), json!(BASE64.encode(bytes)))
-        }
+        Some((bytes, Err(_))) => object.insert(format!("{name}_base64"), json!(BASE64.encode(bytes))),
     };
 }
 

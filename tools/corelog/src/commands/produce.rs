@@ -20,9 +20,7 @@ use crate::client_run::with_client;
 use crate::out::{Format, grouped, print_json};
 
 pub(crate) fn run(arguments: Produce, format: Format) -> Result<ExitCode> {
-    with_client(arguments.connect.clone(), move |client| {
-        produce(client, arguments.clone(), format)
-    })
+    with_client(arguments.connect.clone(), move |client| produce(client, arguments.clone(), format))
 }
 
 /// What became of the records, as the batches' outcomes come in.
@@ -103,12 +101,8 @@ async fn send_lines(
         let block = block.context("cannot read the input")?;
         for line in lines(&block) {
             let (key, value) = split_key(line, separator);
-            let record = OutRecord {
-                partition: arguments.partition,
-                key,
-                value: Some(value),
-                ..OutRecord::default()
-            };
+            let record =
+                OutRecord { partition: arguments.partition, key, value: Some(value), ..OutRecord::default() };
             topic.send(record).await?;
             if tally.has_failed() {
                 return Ok(());
@@ -151,10 +145,7 @@ fn progress_bar(size_bytes: Option<u64>) -> ProgressBar {
             ProgressBar::with_draw_target(Some(size), target),
             "{bar:30} {percent:>3}%  {bytes}/{total_bytes}  {bytes_per_sec}  {msg}  {eta} left",
         ),
-        None => (
-            ProgressBar::with_draw_target(None, target),
-            "{spinner} {bytes}  {bytes_per_sec}  {msg}",
-        ),
+        None => (ProgressBar::with_draw_target(None, target), "{spinner} {bytes}  {bytes_per_sec}  {msg}"),
     };
     let style = ProgressStyle::with_template(template).expect("a template of known keys");
     bar.with_style(style)

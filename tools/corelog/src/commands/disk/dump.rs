@@ -301,10 +301,9 @@ impl<W: Write> Printer<W> {
         let place = position_bytes.map(|at| format!(" at {at}")).unwrap_or_default();
         let codec = it.codec().map_or("unknown codec", |codec| codec.name());
         let producer = match it.has_producer_id() {
-            true => format!(
-                "  producer {}/{} sequence {}",
-                it.producer_id, it.producer_epoch, it.base_sequence
-            ),
+            true => {
+                format!("  producer {}/{} sequence {}", it.producer_id, it.producer_epoch, it.base_sequence)
+            }
             false => String::new(),
         };
         let verdict = if problem.is_empty() { String::new() } else { format!("  BAD: {problem}") };
