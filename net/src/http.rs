@@ -165,9 +165,9 @@ mod tests {
         let good = ShardStats::default();
         let bad =
             ShardStats { shard: 3, fault: Some("the journal's sync failed".to_owned()), ..good.clone() };
-        assert_eq!(health(false, 1, &[good.clone()]), Ok(()));
-        assert!(health(true, 1, &[good.clone()]).unwrap_err().contains("stopping"));
-        assert!(health(false, 0, &[good.clone()]).unwrap_err().contains("starting"));
+        assert_eq!(health(false, 1, std::slice::from_ref(&good)), Ok(()));
+        assert!(health(true, 1, std::slice::from_ref(&good)).unwrap_err().contains("stopping"));
+        assert!(health(false, 0, std::slice::from_ref(&good)).unwrap_err().contains("starting"));
         assert!(health(false, 1, &[good, bad]).unwrap_err().contains("shard 3"));
     }
 }
