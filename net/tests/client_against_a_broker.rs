@@ -220,7 +220,7 @@ fn errors_name_what_is_missing() {
         let admin = Admin::new(client.clone());
         let unknown = ClientError::UnknownTopic { topic: nowhere.clone() };
         assert_eq!(admin.describe_topic(&nowhere).await.unwrap_err(), unknown);
-        let deleted = admin.delete_topics(&[nowhere.clone()]).await.unwrap().remove(0);
+        let deleted = admin.delete_topics(std::slice::from_ref(&nowhere)).await.unwrap().remove(0);
         assert_eq!(deleted.unwrap_err(), unknown);
         let topic = unique("small");
         create(&client, &topic, 2).await;
@@ -255,7 +255,7 @@ fn topics_are_created_listed_described_and_deleted() {
         let again = TopicSpec { name: topic.clone(), ..TopicSpec::default() };
         let error = admin.create_topics(&[again], false).await.unwrap().remove(0).unwrap_err();
         assert!(error.to_string().contains("TOPIC_ALREADY_EXISTS"), "{error}");
-        admin.delete_topics(&[topic.clone()]).await.unwrap().remove(0).unwrap();
+        admin.delete_topics(std::slice::from_ref(&topic)).await.unwrap().remove(0).unwrap();
         let started = time::Instant::now();
         while admin.describe_topic(&topic).await.is_ok() {
             assert!(started.elapsed() < Duration::from_secs(10), "still there");

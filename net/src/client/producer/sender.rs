@@ -483,7 +483,7 @@ impl Sender {
         let mut failed = Vec::new();
         for it in self.core.partitions.borrow_mut().iter_mut() {
             it.seal();
-            failed.extend(it.returned.drain(..));
+            failed.append(&mut it.returned);
             failed.extend(it.ready.drain(..));
         }
         for batch in failed {
