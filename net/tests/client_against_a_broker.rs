@@ -25,10 +25,7 @@ where
 {
     let bootstrap = std::env::var("CORELOG_TEST_BOOTSTRAP")
         .expect("CORELOG_TEST_BOOTSTRAP names the broker to test against");
-    let options = shards::Options {
-        shards: 1,
-        ..shards::Options::default()
-    };
+    let options = shards::Options { shards: 1, ..shards::Options::default() };
     shards::run(options, move |_: shards::ShardContext<(), ()>| {
         let (test, bootstrap) = (test.clone(), bootstrap.clone());
         async move {
@@ -46,11 +43,7 @@ fn unique(name: &str) -> String {
 
 async fn create(client: &Client, name: &str, partitions: i32) {
     let admin = Admin::new(client.clone());
-    let spec = TopicSpec {
-        name: name.to_owned(),
-        partitions: Some(partitions),
-        ..TopicSpec::default()
-    };
+    let spec = TopicSpec { name: name.to_owned(), partitions: Some(partitions), ..TopicSpec::default() };
     let created = admin.create_topics(&[spec], false).await.unwrap().remove(0).unwrap();
     assert_eq!(created.partitions, Some(partitions));
     // Other brokers than the controller learn of it a moment later.
@@ -142,21 +135,10 @@ fn headers_nulls_and_timestamps_come_back_as_they_were() {
         let producer = Producer::new(client.clone(), ProducerOptions::default());
         let to_topic = producer.topic(&topic).await.unwrap();
         let now = time::unix_time_ms();
-        let headers = [
-            Header { key: b"a", value: Some(b"1") },
-            Header { key: b"a", value: None },
-        ];
-        let record = OutRecord {
-            timestamp_ms: Some(now - 1000),
-            headers: &headers,
-            ..OutRecord::default()
-        };
+        let headers = [Header { key: b"a", value: Some(b"1") }, Header { key: b"a", value: None }];
+        let record = OutRecord { timestamp_ms: Some(now - 1000), headers: &headers, ..OutRecord::default() };
         to_topic.send(record).await.unwrap().await.unwrap();
-        let record = OutRecord {
-            timestamp_ms: Some(now),
-            value: Some(b""),
-            ..OutRecord::default()
-        };
+        let record = OutRecord { timestamp_ms: Some(now), value: Some(b""), ..OutRecord::default() };
         to_topic.send(record).await.unwrap().await.unwrap();
         let assignment = |start| vec![Assignment { topic: topic.as_str().into(), partition: 0, start }];
         let mut consumer =
@@ -248,7 +230,8 @@ fn errors_name_what_is_missing() {
         let producer = Producer::new(client.clone(), ProducerOptions::default());
         let error = producer.topic(&nowhere).await.err().unwrap();
         assert_eq!(error, unknown);
-        let assignment = Assignment { topic: topic.as_str().into(), partition: 0, start: StartAt::Offset(99) };
+        let assignment =
+            Assignment { topic: topic.as_str().into(), partition: 0, start: StartAt::Offset(99) };
         let mut consumer =
             Consumer::new(client.clone(), vec![assignment], ConsumerOptions::default()).await.unwrap();
         let error = consumer.next().await.unwrap_err();

@@ -198,7 +198,8 @@ impl Connection {
 
     fn answer<T: Request>(&mut self, version: i16, correlation_id: i32) -> T::Response {
         let mut frame = self.receive().expect("an answer");
-        let header_version = <T::Response as kafka_protocol::protocol::HeaderVersion>::header_version(version);
+        let header_version =
+            <T::Response as kafka_protocol::protocol::HeaderVersion>::header_version(version);
         let header = ResponseHeader::decode(&mut frame, header_version).unwrap();
         assert_eq!(header.correlation_id, correlation_id, "answers come in the order of requests");
         let response = T::Response::decode(&mut frame, version).unwrap();
@@ -223,7 +224,10 @@ impl Connection {
             timeout_ms: 1000,
             topics: vec![ProduceTopic {
                 name: topic.to_owned(),
-                partitions: vec![ProducePartition { index: partition, records: batch.build().unwrap().freeze() }],
+                partitions: vec![ProducePartition {
+                    index: partition,
+                    records: batch.build().unwrap().freeze(),
+                }],
             }],
         };
         for chunk in request.encode(version, self.correlation_id, "raw") {
@@ -245,7 +249,8 @@ impl Connection {
         self.correlation_id += 1;
         let frame = request.encode(version, self.correlation_id, "raw");
         self.send_bytes(&frame);
-        let (correlated, response) = FetchResponse::decode(version, self.receive().expect("an answer")).unwrap();
+        let (correlated, response) =
+            FetchResponse::decode(version, self.receive().expect("an answer")).unwrap();
         assert_eq!(correlated, self.correlation_id);
         response
     }
@@ -290,7 +295,9 @@ fn pipelined_requests_are_answered_in_order_and_see_each_others_effects() {
         list_offsets_request::ListOffsetsTopic::default()
             .with_name(StrBytes::from_static_str("t").into())
             .with_partitions(vec![
-                list_offsets_request::ListOffsetsPartition::default().with_partition_index(0).with_timestamp(-1),
+                list_offsets_request::ListOffsetsPartition::default()
+                    .with_partition_index(0)
+                    .with_timestamp(-1),
             ]),
     ]);
     let offsets = client.send(5, &asked);
@@ -339,7 +346,8 @@ fn what_is_not_served_is_refused_and_the_connection_goes_on() {
     assert_eq!((versions.error_code, versions.api_keys[0].api_key), (35, 18));
 
     let id = StrBytes::from_static_str("raw");
-    let hello = ApiVersionsRequest::default().with_client_software_name(id.clone()).with_client_software_version(id);
+    let hello =
+        ApiVersionsRequest::default().with_client_software_name(id.clone()).with_client_software_version(id);
     let versions = client.call(4, &hello);
     let produce = versions.api_keys.iter().find(|api| api.api_key == 0).unwrap();
     assert_eq!((versions.error_code, produce.min_version), (0, 0));
@@ -456,7 +464,8 @@ fn topics_are_created_described_and_deleted() {
     assert_eq!((created.topics[0].num_partitions, created.topics[0].replication_factor), (3, 1));
     assert_eq!(client.call(7, &create(vec![topic("a", 1)])).topics[0].error_code, 36);
 
-    let described = client.call(0, &DescribeTopicPartitionsRequest::default().with_response_partition_limit(2));
+    let described =
+        client.call(0, &DescribeTopicPartitionsRequest::default().with_response_partition_limit(2));
     assert_eq!(described.topics[0].partitions.len(), 2);
     assert_eq!(described.next_cursor.unwrap().partition_index, 2);
     let resource = describe_configs_request::DescribeConfigsResource::default()
@@ -470,7 +479,10 @@ fn topics_are_created_described_and_deleted() {
     let state = delete_topics_request::DeleteTopicState::default().with_name(None).with_topic_id(id);
     let delete = DeleteTopicsRequest::default().with_topics(vec![state]).with_timeout_ms(1000);
     let deleted = client.call(6, &delete);
-    assert_eq!((deleted.responses[0].error_code, deleted.responses[0].name.as_ref().unwrap().to_string()), (0, "a".into()));
+    assert_eq!(
+        (deleted.responses[0].error_code, deleted.responses[0].name.as_ref().unwrap().to_string()),
+        (0, "a".into())
+    );
     assert_eq!(client.call(6, &delete).responses[0].error_code, 100);
     let sent = client.send_produce(9, 1, "a", 0, &["x"]);
     assert_eq!(client.produced(9, sent).0, 3);
@@ -505,11 +517,17 @@ fn connections_are_spread_and_counted() {
 
 #[test]
 fn idle_connections_are_closed_and_busy_ones_are_not() {
-    let node = Node::start_with(1, NetOptions {
-        listeners: vec![ListenerOptions { name: "plain".to_owned(), bind: SocketAddr::from(([127, 0, 0, 1], 0)) }],
-        idle_timeout: Duration::from_millis(300),
-        ..NetOptions::default()
-    });
+    let node = Node::start_with(
+        1,
+        NetOptions {
+            listeners: vec![ListenerOptions {
+                name: "plain".to_owned(),
+                bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+            }],
+            idle_timeout: Duration::from_millis(300),
+            ..NetOptions::default()
+        },
+    );
     let mut idle = node.connect();
     let mut busy = node.connect();
     let id = busy.create("t");

@@ -199,15 +199,13 @@ impl Admin {
         for result in response.topics {
             let name = result.name.to_string();
             let message = result.error_message.as_deref();
-            let outcome = ClientError::check(result.error_code, message, || {
-                format!("creating topic '{name}'")
-            });
+            let outcome =
+                ClientError::check(result.error_code, message, || format!("creating topic '{name}'"));
             let created = CreatedTopic {
                 name: name.clone(),
                 id: result.topic_id,
                 partitions: (result.num_partitions > 0).then_some(result.num_partitions),
-                replication_factor: (result.replication_factor > 0)
-                    .then_some(result.replication_factor),
+                replication_factor: (result.replication_factor > 0).then_some(result.replication_factor),
             };
             outcomes.insert(name, outcome.map(|()| created));
         }
@@ -218,17 +216,13 @@ impl Admin {
     ///
     /// # Errors
     /// When the request as a whole fails.
-    pub async fn delete_topics(
-        &self,
-        names: &[String],
-    ) -> Result<Vec<Result<(), ClientError>>, ClientError> {
+    pub async fn delete_topics(&self, names: &[String]) -> Result<Vec<Result<(), ClientError>>, ClientError> {
         let connection = self.client.controller().await?;
         let version = connection.version::<DeleteTopicsRequest>(i16::MAX)?;
         let mut request = DeleteTopicsRequest::default().with_timeout_ms(self.timeout_ms());
         if version >= DELETE_STRUCTURES_FROM {
-            let states = names
-                .iter()
-                .map(|name| DeleteTopicState::default().with_name(Some(topic_name(name))));
+            let states =
+                names.iter().map(|name| DeleteTopicState::default().with_name(Some(topic_name(name))));
             request.topics = states.collect();
         } else {
             request.topic_names = names.iter().map(|name| topic_name(name)).collect();
@@ -239,12 +233,8 @@ impl Admin {
             let name = result.name.map(|name| name.to_string()).unwrap_or_default();
             let message = result.error_message.as_deref();
             let outcome = match ErrorCode::from_code(result.error_code) {
-                ErrorCode::UnknownTopicOrPartition => {
-                    Err(ClientError::UnknownTopic { topic: name.clone() })
-                }
-                _ => ClientError::check(result.error_code, message, || {
-                    format!("deleting topic '{name}'")
-                }),
+                ErrorCode::UnknownTopicOrPartition => Err(ClientError::UnknownTopic { topic: name.clone() }),
+                _ => ClientError::check(result.error_code, message, || format!("deleting topic '{name}'")),
             };
             self.client.forget(&name);
             outcomes.insert(name, outcome);
@@ -253,11 +243,7 @@ impl Admin {
     }
 
     /// Sends to the controller; before KRaft only that one changes topics.
-    async fn call_controller<R: Request>(
-        &self,
-        request: &R,
-        limit: i16,
-    ) -> Result<R::Response, ClientError> {
+    async fn call_controller<R: Request>(&self, request: &R, limit: i16) -> Result<R::Response, ClientError> {
         self.client.controller().await?.call_up_to(request, limit).await
     }
 
@@ -284,10 +270,7 @@ impl Admin {
     ///
     /// # Errors
     /// When the broker refuses or does not answer.
-    pub async fn describe_configs(
-        &self,
-        target: &ConfigTarget,
-    ) -> Result<Vec<ConfigEntry>, ClientError> {
+    pub async fn describe_configs(&self, target: &ConfigTarget) -> Result<Vec<ConfigEntry>, ClientError> {
         let (kind, name) = match target {
             ConfigTarget::Topic(name) => (RESOURCE_TOPIC, name.clone()),
             ConfigTarget::Broker(id) => (RESOURCE_BROKER, id.to_string()),
@@ -329,9 +312,7 @@ impl Admin {
         match connection.call(&DescribeClusterRequest::default()).await {
             Ok(response) => {
                 let message = response.error_message.as_deref();
-                ClientError::check(response.error_code, message, || {
-                    "describing the cluster".to_owned()
-                })?;
+                ClientError::check(response.error_code, message, || "describing the cluster".to_owned())?;
                 let brokers = response.brokers.into_iter().map(|broker| Broker {
                     id: broker.broker_id.0,
                     address: format!("{}:{}", broker.host.as_str(), broker.port),
@@ -376,8 +357,7 @@ impl Admin {
             if missing.is_empty() {
                 break;
             }
-            if let Err(error) = self.list_offsets_once(wanted, &missing, isolation, &mut found).await
-            {
+            if let Err(error) = self.list_offsets_once(wanted, &missing, isolation, &mut found).await {
                 retry.after("looking up offsets", error).await?;
                 if let Err(error) = self.client.refresh(AutoCreate::No).await {
                     tracing::debug!(%error, "metadata could not be refreshed");
@@ -445,9 +425,8 @@ async fn ask_leader(
     let topics = topics.into_iter().map(|(name, partitions)| {
         ListOffsetsTopic::default().with_name(topic_name(name)).with_partitions(partitions)
     });
-    let mut request = ListOffsetsRequest::default()
-        .with_replica_id((-1).into())
-        .with_topics(topics.collect());
+    let mut request =
+        ListOffsetsRequest::default().with_replica_id((-1).into()).with_topics(topics.collect());
     let version = connection.version::<ListOffsetsRequest>(i16::MAX)?;
     if version >= 2 {
         request.isolation_level = isolation.to_wire();

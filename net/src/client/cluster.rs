@@ -147,10 +147,7 @@ impl Client {
             max_in_flight: options.max_in_flight,
             max_response_bytes: options.max_response_bytes,
         };
-        let bad = |reason: String| ClientError::Address {
-            address: address.to_owned(),
-            reason,
-        };
+        let bad = |reason: String| ClientError::Address { address: address.to_owned(), reason };
         let candidates = resolve(address).map_err(bad)?;
         let mut last = bad("the name has no address".to_owned());
         for candidate in candidates {
@@ -298,16 +295,11 @@ impl Client {
                     Some(Ok(topic)) => return Ok(topic),
                     None => ClientError::UnknownTopic { topic: name.to_owned() },
                     Some(Err(ErrorCode::UnknownTopicOrPartition))
-                        if auto_create == AutoCreate::No
-                            || retry.elapsed() > CREATION_TAKES_AT_MOST =>
+                        if auto_create == AutoCreate::No || retry.elapsed() > CREATION_TAKES_AT_MOST =>
                     {
                         ClientError::UnknownTopic { topic: name.to_owned() }
                     }
-                    Some(Err(code)) => ClientError::Refused {
-                        what: what.clone(),
-                        code,
-                        message: None,
-                    },
+                    Some(Err(code)) => ClientError::Refused { what: what.clone(), code, message: None },
                 },
                 Err(error) => error,
             };

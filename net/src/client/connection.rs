@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use corelog_protocol::api::{self, Api};
+use corelog_runtime::{net, task, time};
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use kafka_protocol::protocol::{Decodable, Request, StrBytes};
-use corelog_runtime::{net, task, time};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::error::ClientError;
@@ -121,19 +121,10 @@ impl Connection {
         options: ConnectionOptions,
     ) -> Result<Self, ClientError> {
         let timeout = options.connect_timeout;
-        let failed = |kind, reason| ClientError::Connect {
-            address: address.clone(),
-            kind,
-            reason,
-        };
+        let failed = |kind, reason| ClientError::Connect { address: address.clone(), kind, reason };
         let stream = time::timeout(timeout, net::TcpStream::connect(socket_address))
             .await
-            .map_err(|_| {
-                failed(
-                    std::io::ErrorKind::TimedOut,
-                    format!("no answer within {timeout:?}"),
-                )
-            })?
+            .map_err(|_| failed(std::io::ErrorKind::TimedOut, format!("no answer within {timeout:?}")))?
             .map_err(|error| failed(error.kind(), reason_of(&error)))?;
         let (reader, writer) = stream.split();
         let permits = Semaphore::new(options.max_in_flight);
@@ -151,12 +142,7 @@ impl Connection {
         task::spawn(read_frames(Rc::clone(&shared), reader));
         let connection = Self(Rc::new(Owner(shared)));
         let ranges = connection.ask_versions().await?;
-        connection
-            .0
-            .0
-            .ranges
-            .set(ranges)
-            .expect("versions are agreed once, here");
+        connection.0.0.ranges.set(ranges).expect("versions are agreed once, here");
         Ok(connection)
     }
 
@@ -167,8 +153,7 @@ impl Connection {
             let mut request = ApiVersionsRequest::default();
             if version >= 3 {
                 request.client_software_name = StrBytes::from_static_str("corelog");
-                request.client_software_version =
-                    StrBytes::from_static_str(env!("CARGO_PKG_VERSION"));
+                request.client_software_version = StrBytes::from_static_str(env!("CARGO_PKG_VERSION"));
             }
             let timeout = self.0.0.options.connect_timeout;
             let mut frame = self.start(&request, version, timeout)?.wait().await?;
@@ -186,8 +171,8 @@ impl Connection {
             if frame.len() > versions::ANSWER_BYTES_MAX {
                 return Err(bad("larger than any list of versions".to_owned()));
             }
-            let response = ApiVersionsResponse::decode(&mut frame, version)
-                .map_err(|error| bad(error.to_string()))?;
+            let response =
+                ApiVersionsResponse::decode(&mut frame, version).map_err(|error| bad(error.to_string()))?;
             ClientError::check(response.error_code, None, || WHAT.to_owned())?;
             return Ok(ApiRanges::new(&response));
         }
@@ -227,11 +212,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::call`].
-    pub async fn call_up_to<R: Request>(
-        &self,
-        request: &R,
-        limit: i16,
-    ) -> Result<R::Response, ClientError> {
+    pub async fn call_up_to<R: Request>(&self, request: &R, limit: i16) -> Result<R::Response, ClientError> {
         let version = self.version::<R>(limit)?;
         let timeout = self.0.0.options.request_timeout;
         // Held until the reply: requests over the limit wait here, in order.
@@ -277,14 +258,9 @@ impl Connection {
         let what = versions::name(R::KEY);
         let correlation_id = self.next_correlation();
         let client_id = &self.0.0.options.client_id;
-        let frame = api::encode_request(version, correlation_id, client_id, request).map_err(
-            |error| ClientError::Encode {
-                address: self.address().to_owned(),
-                what,
-                version,
-                reason: error.reason,
-            },
-        )?;
+        let frame = api::encode_request(version, correlation_id, client_id, request).map_err(|error| {
+            ClientError::Encode { address: self.address().to_owned(), what, version, reason: error.reason }
+        })?;
         self.submit(correlation_id, [frame.freeze()], Reply::Expected, what, timeout)
     }
 
@@ -328,10 +304,7 @@ impl Connection {
             }
             let limit = shared.options.max_in_flight;
             if queues.waiting.len() + queues.unanswered.len() >= limit {
-                return Err(ClientError::TooManyInFlight {
-                    address: shared.address.clone(),
-                    limit,
-                });
+                return Err(ClientError::TooManyInFlight { address: shared.address.clone(), limit });
             }
             queues.outgoing.extend(pieces);
             match reply {
@@ -340,21 +313,12 @@ impl Connection {
             }
         }
         shared.written.notify_one();
-        Ok(PendingReply {
-            receiver,
-            connection: self.clone(),
-            what,
-            timeout,
-        })
+        Ok(PendingReply { receiver, connection: self.clone(), what, timeout })
     }
 
     /// A reply that cannot be understood; the connection is closed, since nothing after it can.
     pub(crate) fn protocol_error(&self, what: &'static str, reason: String) -> ClientError {
-        let error = ClientError::Protocol {
-            address: self.address().to_owned(),
-            what,
-            reason,
-        };
+        let error = ClientError::Protocol { address: self.address().to_owned(), what, reason };
         self.0.0.close(error.clone());
         error
     }
@@ -379,10 +343,7 @@ impl Shared {
             }
             queues.closed = Some(error.clone());
             queues.outgoing.clear();
-            (
-                std::mem::take(&mut queues.waiting),
-                std::mem::take(&mut queues.unanswered),
-            )
+            (std::mem::take(&mut queues.waiting), std::mem::take(&mut queues.unanswered))
         };
         self.permits.close();
         self.written.notify_one();
@@ -394,19 +355,13 @@ impl Shared {
     }
 
     fn disconnected(&self, reason: String) {
-        self.close(ClientError::Disconnected {
-            address: self.address.clone(),
-            reason,
-        });
+        self.close(ClientError::Disconnected { address: self.address.clone(), reason });
     }
 
     /// Hands a reply to the request that is first in line.
     fn deliver(&self, frame: Bytes) -> Result<(), ClientError> {
-        let protocol = |reason: String| ClientError::Protocol {
-            address: self.address.clone(),
-            what: "a reply",
-            reason,
-        };
+        let protocol =
+            |reason: String| ClientError::Protocol { address: self.address.clone(), what: "a reply", reason };
         let correlation_id = frame
             .first_chunk()
             .map(|bytes| i32::from_be_bytes(*bytes))
@@ -419,8 +374,7 @@ impl Shared {
             .ok_or_else(|| protocol("a reply that nobody asked for".to_owned()))?;
         if expected != correlation_id {
             // This request's reply will never come either.
-            let error =
-                protocol(format!("correlation id {correlation_id} instead of {expected}"));
+            let error = protocol(format!("correlation id {correlation_id} instead of {expected}"));
             let _ = slot.send(Err(error.clone()));
             return Err(error);
         }
@@ -436,10 +390,7 @@ async fn write_frames(shared: Rc<Shared>) {
             if queues.closed.is_some() {
                 return;
             }
-            (
-                std::mem::take(&mut queues.outgoing),
-                std::mem::take(&mut queues.unanswered),
-            )
+            (std::mem::take(&mut queues.outgoing), std::mem::take(&mut queues.unanswered))
         };
         if frames.is_empty() {
             shared.written.notified().await;
@@ -506,9 +457,7 @@ fn next_frame_bytes(buffer: &[u8], max_response_bytes: usize) -> Result<Option<u
     let length = i32::from_be_bytes(*length);
     match usize::try_from(length) {
         Ok(bytes) if bytes <= max_response_bytes => Ok(Some(bytes)),
-        _ => Err(format!(
-            "a frame of {length} bytes (at most {max_response_bytes} are accepted)"
-        )),
+        _ => Err(format!("a frame of {length} bytes (at most {max_response_bytes} are accepted)")),
     }
 }
 

@@ -17,8 +17,8 @@ use corelog_protocol::batch::{BatchIter, BatchRef, Headers, Scratch, crc_ok};
 use corelog_protocol::error::ErrorCode;
 pub use corelog_protocol::fetch::IsolationLevel;
 use corelog_protocol::fetch::{
-    AbortedTransaction, FetchPartition, FetchPartitionResponse, FetchRequest, FetchResponse,
-    FetchTopic, TOPIC_IDS_FROM,
+    AbortedTransaction, FetchPartition, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopic,
+    TOPIC_IDS_FROM,
 };
 use corelog_runtime::time;
 use futures_util::StreamExt;
@@ -192,14 +192,11 @@ impl Consumer {
         if let Some(at) = self.find(topic, partition) {
             self.parts[at].active = false;
         }
-        self.ready
-            .retain(|chunk| chunk.partition != partition || chunk.topic.as_ref() != topic);
+        self.ready.retain(|chunk| chunk.partition != partition || chunk.topic.as_ref() != topic);
     }
 
     fn find(&self, topic: &str, partition: i32) -> Option<usize> {
-        self.parts
-            .iter()
-            .position(|part| part.partition == partition && part.topic.as_ref() == topic)
+        self.parts.iter().position(|part| part.partition == partition && part.topic.as_ref() == topic)
     }
 
     /// Waits for the next records of any partition. Returns `None` when every partition is
@@ -283,12 +280,7 @@ impl Consumer {
                     position: part.position,
                 }
             });
-            let fetch = fetch(
-                self.client.clone(),
-                leader,
-                wanted.collect(),
-                self.options.clone(),
-            );
+            let fetch = fetch(self.client.clone(), leader, wanted.collect(), self.options.clone());
             self.under_way.push(Box::pin(async move {
                 let outcome = fetch.await;
                 FetchDone { leader, asked, outcome }
@@ -326,11 +318,7 @@ impl Consumer {
         Ok(())
     }
 
-    fn take_partition(
-        &mut self,
-        at: usize,
-        answer: FetchPartitionResponse,
-    ) -> Result<(), ClientError> {
+    fn take_partition(&mut self, at: usize, answer: FetchPartitionResponse) -> Result<(), ClientError> {
         let part = &mut self.parts[at];
         match answer.error {
             ErrorCode::None => {}
@@ -414,11 +402,7 @@ impl Consumer {
 }
 
 fn refused(what: &str, code: ErrorCode) -> ClientError {
-    ClientError::Refused {
-        what: what.to_owned(),
-        code,
-        message: None,
-    }
+    ClientError::Refused { what: what.to_owned(), code, message: None }
 }
 
 /// One chunk is the rule; a response that was cut differently is put together.
@@ -626,10 +610,7 @@ struct Aborted<'a> {
 
 impl<'a> Aborted<'a> {
     fn new(transactions: &'a [AbortedTransaction]) -> Self {
-        Self {
-            ahead: transactions.iter().peekable(),
-            producers: Vec::new(),
-        }
+        Self { ahead: transactions.iter().peekable(), producers: Vec::new() }
     }
 
     fn skips(&mut self, batch: &BatchRef<'_>) -> bool {

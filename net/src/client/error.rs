@@ -205,11 +205,7 @@ impl ClientError {
     pub fn check(code: i16, message: Option<&str>, what: impl FnOnce() -> String) -> Result<(), Self> {
         match ErrorCode::from_code(code) {
             ErrorCode::None => Ok(()),
-            code => Err(Self::Refused {
-                what: what(),
-                code,
-                message: message.map(str::to_owned),
-            }),
+            code => Err(Self::Refused { what: what(), code, message: message.map(str::to_owned) }),
         }
     }
 

@@ -133,10 +133,5 @@ fn read_topic(name: Rc<str>, topic: MetadataResponseTopic) -> Topic {
         })
         .collect();
     partitions.sort_by_key(|partition| partition.id);
-    Topic {
-        name,
-        id: topic.topic_id,
-        internal: topic.is_internal,
-        partitions,
-    }
+    Topic { name, id: topic.topic_id, internal: topic.is_internal, partitions }
 }

@@ -37,11 +37,7 @@ pub(crate) struct Retry {
 
 impl Retry {
     pub(crate) fn new(options: RetryOptions) -> Self {
-        Self {
-            options,
-            started: time::Instant::now(),
-            attempts: 0,
-        }
+        Self { options, started: time::Instant::now(), attempts: 0 }
     }
 
     /// The time since the first attempt began.
@@ -72,11 +68,7 @@ impl Retry {
     pub(crate) fn next_pause(&mut self) -> Duration {
         let doublings = self.attempts.min(16);
         self.attempts = self.attempts.saturating_add(1);
-        let pause = self
-            .options
-            .backoff_min
-            .saturating_mul(1 << doublings)
-            .min(self.options.backoff_max);
+        let pause = self.options.backoff_min.saturating_mul(1 << doublings).min(self.options.backoff_max);
         let jitter_ns = u64::try_from(pause.as_nanos() / 5).unwrap_or(u64::MAX);
         pause - Duration::from_nanos(rand::below(jitter_ns.max(1)))
     }

@@ -15,11 +15,7 @@ pub struct ApiRanges(BTreeMap<i16, (i16, i16)>);
 impl ApiRanges {
     pub(crate) fn new(response: &ApiVersionsResponse) -> Self {
         let ranges = response.api_keys.iter();
-        Self(
-            ranges
-                .map(|range| (range.api_key, (range.min_version, range.max_version)))
-                .collect(),
-        )
+        Self(ranges.map(|range| (range.api_key, (range.min_version, range.max_version))).collect())
     }
 
     /// The lowest and highest version of an API, both inclusive.

@@ -34,26 +34,26 @@ fn hint(error: &ClientError) -> Option<String> {
              advertised address, which must be reachable from here"
                 .to_owned(),
         ),
-        ClientError::Protocol { .. } | ClientError::Disconnected { .. } => Some(
-            "is that the port of a Kafka listener without TLS and SASL?".to_owned(),
-        ),
+        ClientError::Protocol { .. } | ClientError::Disconnected { .. } => {
+            Some("is that the port of a Kafka listener without TLS and SASL?".to_owned())
+        }
         ClientError::UnknownTopic { topic } => Some(format!(
             "`corelog topic list` shows what there is, `corelog topic create {topic}` creates it"
         )),
         ClientError::UnknownPartition { topic, .. } => {
             Some(format!("`corelog topic describe {topic}` shows its partitions"))
         }
-        ClientError::OffsetOutOfRange { .. } => Some(
-            "`--from beginning` begins with the first record that still exists".to_owned(),
-        ),
+        ClientError::OffsetOutOfRange { .. } => {
+            Some("`--from beginning` begins with the first record that still exists".to_owned())
+        }
         ClientError::RecordTooLarge { .. } => {
             Some("the largest record is bounded by the topic's max.message.bytes".to_owned())
         }
         ClientError::Refused { code, .. } => match code {
             ErrorCode::TopicAlreadyExists => Some("--if-not-exists accepts that".to_owned()),
-            ErrorCode::MessageTooLarge => Some(
-                "a smaller --batch-bytes, or a larger max.message.bytes of the topic".to_owned(),
-            ),
+            ErrorCode::MessageTooLarge => {
+                Some("a smaller --batch-bytes, or a larger max.message.bytes of the topic".to_owned())
+            }
             _ => None,
         },
         ClientError::TimedOut { .. }

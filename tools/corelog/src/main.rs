@@ -36,9 +36,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let format = cli.output;
     match cli.command {
         None => serve(cli.log_level, cli::Serve::default(), node::Greeting::FirstSteps),
-        Some(Command::Serve(serve_args)) => {
-            serve(cli.log_level, serve_args, node::Greeting::Addresses)
-        }
+        Some(Command::Serve(serve_args)) => serve(cli.log_level, serve_args, node::Greeting::Addresses),
         Some(command) => {
             node::start_logging(cli.log_level.as_deref().unwrap_or("warn"))?;
             match command {
@@ -81,4 +79,3 @@ fn serve(
     node::run(&config, greeting)?;
     Ok(ExitCode::SUCCESS)
 }
-

@@ -152,9 +152,10 @@ fn engine_options(config: &Config) -> Result<EngineOptions> {
 }
 
 fn net_options(config: &Config) -> Result<NetOptions> {
-    let listeners = config.listener.iter().map(|listener| {
-        Ok(ListenerOptions { name: listener.name.clone(), bind: listener.bind_addr()? })
-    });
+    let listeners = config
+        .listener
+        .iter()
+        .map(|listener| Ok(ListenerOptions { name: listener.name.clone(), bind: listener.bind_addr()? }));
     let text = |value: &dyn std::fmt::Display| value.to_string();
     Ok(NetOptions {
         listeners: listeners.collect::<Result<_>>()?,

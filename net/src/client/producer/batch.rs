@@ -167,8 +167,7 @@ impl SealedBatch {
             None => {
                 let mut builder = self.builder.take().expect("there until it is built");
                 if let Some(identity) = identity {
-                    builder =
-                        builder.producer(identity.producer_id, identity.producer_epoch, sequence);
+                    builder = builder.producer(identity.producer_id, identity.producer_epoch, sequence);
                 }
                 builder.codec(options.codec).level(options.level).build()?
             }
@@ -318,10 +317,7 @@ impl PartitionQueue {
         open.builder.push(timestamp_ms, record.key, record.value, record.headers);
         let bytes = open.builder.size_bytes() - before;
         open.bytes += bytes;
-        let delivery = Delivery {
-            batch: Rc::clone(&open.state),
-            index: open.builder.record_count() - 1,
-        };
+        let delivery = Delivery { batch: Rc::clone(&open.state), index: open.builder.record_count() - 1 };
         if open.builder.size_bytes() >= batch_bytes_max(options) {
             self.seal();
             wakes = true;

@@ -127,10 +127,7 @@ impl OutRecord<'_> {
             .iter()
             .map(|it| it.key.len() + it.value.map_or(0, <[u8]>::len) + HEADER_OVERHEAD_MAX)
             .sum();
-        self.key.map_or(0, <[u8]>::len)
-            + self.value.map_or(0, <[u8]>::len)
-            + headers
-            + RECORD_OVERHEAD_MAX
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + headers + RECORD_OVERHEAD_MAX
     }
 }
 
@@ -225,10 +222,7 @@ impl Producer {
                 core.topic_state(&topic.name, topic.partitions.len())
             }
         };
-        Ok(TopicProducer {
-            producer: self.clone(),
-            state,
-        })
+        Ok(TopicProducer { producer: self.clone(), state })
     }
 
     /// Waits until the outcome of everything sent so far is known.
@@ -399,14 +393,9 @@ impl TopicProducer {
             (None, Some(key)) => partition_for_key(key, partitions),
             (None, None) => return Ok(self.sticky_queue(record.bytes_max())),
         };
-        usize::try_from(partition)
-            .ok()
-            .and_then(|at| state.queues.get(at).copied())
-            .ok_or_else(|| ClientError::UnknownPartition {
-                topic: state.name.to_string(),
-                partition,
-                partitions,
-            })
+        usize::try_from(partition).ok().and_then(|at| state.queues.get(at).copied()).ok_or_else(|| {
+            ClientError::UnknownPartition { topic: state.name.to_string(), partition, partitions }
+        })
     }
 
     /// The partition whose batch the last record without a key joined, while that has room; then

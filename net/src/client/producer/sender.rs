@@ -86,10 +86,7 @@ impl Round {
 
 impl Sender {
     pub(super) fn new(core: Rc<Core>) -> Self {
-        Self {
-            core,
-            shared: Rc::default(),
-        }
+        Self { core, shared: Rc::default() }
     }
 
     pub(super) async fn run(self) {
@@ -221,7 +218,14 @@ impl Sender {
         state.in_flight < self.core.options.in_flight_max
     }
 
-    fn plan(&self, queue: usize, it: &mut PartitionQueue, leader: i32, now: time::Instant, round: &mut Round) {
+    fn plan(
+        &self,
+        queue: usize,
+        it: &mut PartitionQueue,
+        leader: i32,
+        now: time::Instant,
+        round: &mut Round,
+    ) {
         let plan = round.plans.entry(leader).or_default();
         let front = it.ready.front().expect("sealed or waiting");
         if !plan.batches.is_empty() && plan.bytes + front.bytes > self.core.options.request_bytes_max {
@@ -336,16 +340,12 @@ impl Sender {
         let version = connection.pick(Api::Produce.key(), min, max)?;
         let mut topics: Vec<ProduceTopic<Bytes>> = Vec::new();
         for sending in batches {
-            let partition = ProducePartition {
-                index: sending.partition,
-                records: sending.bytes.clone(),
-            };
+            let partition = ProducePartition { index: sending.partition, records: sending.bytes.clone() };
             match topics.iter_mut().find(|topic| topic.name == sending.topic.as_ref()) {
                 Some(topic) => topic.partitions.push(partition),
-                None => topics.push(ProduceTopic {
-                    name: sending.topic.to_string(),
-                    partitions: vec![partition],
-                }),
+                None => {
+                    topics.push(ProduceTopic { name: sending.topic.to_string(), partitions: vec![partition] })
+                }
             }
         }
         let timeout = connection.request_timeout();
@@ -616,11 +616,7 @@ fn read_answer(
         ErrorCode::DuplicateSequenceNumber => Ok(None),
         code => {
             let of_record = answer.record_errors.into_iter().find_map(|record| record.message);
-            Err(ClientError::Refused {
-                what: what(),
-                code,
-                message: answer.error_message.or(of_record),
-            })
+            Err(ClientError::Refused { what: what(), code, message: answer.error_message.or(of_record) })
         }
     }
 }

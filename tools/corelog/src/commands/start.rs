@@ -47,11 +47,11 @@ impl FromStr for From {
         match time {
             Ok(timestamp_ms) if timestamp_ms >= 0 => Ok(Self::Timestamp(timestamp_ms)),
             Ok(_) => Err("that is before 1970".to_owned()),
-            Err(_) => Err(
-                "not beginning, end, an offset, a time such as 2026-01-31T12:00:00Z, or ms since 1970 \
+            Err(_) => {
+                Err("not beginning, end, an offset, a time such as 2026-01-31T12:00:00Z, or ms since 1970 \
                  such as @1767225600000"
-                    .to_owned(),
-            ),
+                    .to_owned())
+            }
         }
     }
 }

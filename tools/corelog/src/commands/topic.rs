@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::{Topic, TopicCreate, TopicDelete, TopicDescribe, TopicList};
-use crate::client_run::with_client;
+use crate::client_run::{OnSignal, with_client};
 use crate::out::{self, Format, print_json, print_text};
 
 /// Shown even when nobody set it: what an acknowledgement of this topic means.
@@ -24,21 +24,19 @@ const DURABILITY: &str = "corelog.durability";
 
 pub(crate) fn run(command: Topic, format: Format) -> Result<ExitCode> {
     match command {
-        Topic::Create(arguments) => {
-            with_client(arguments.connect.clone(), move |client| {
-                create(client, arguments.clone(), format)
-            })
-        }
+        Topic::Create(arguments) => with_client(arguments.connect.clone(), OnSignal::Ends, move |client| {
+            create(client, arguments.clone(), format)
+        }),
         Topic::List(TopicList { internal, connect }) => {
-            with_client(connect, move |client| list(client, internal, format))
+            with_client(connect, OnSignal::Ends, move |client| list(client, internal, format))
         }
         Topic::Describe(TopicDescribe { name, all_configs, connect }) => {
-            with_client(connect, move |client| {
+            with_client(connect, OnSignal::Ends, move |client| {
                 describe(client, name.clone(), all_configs, format)
             })
         }
         Topic::Delete(TopicDelete { names, if_exists, connect }) => {
-            with_client(connect, move |client| {
+            with_client(connect, OnSignal::Ends, move |client| {
                 delete(client, names.clone(), if_exists, format)
             })
         }
@@ -110,11 +108,7 @@ async fn list(client: Client, internal: bool, format: Format) -> Result<ExitCode
         Format::Text => {
             let mut table = out::table(["topic", "partitions", "replicas"]);
             for row in rows {
-                table.add_row([
-                    row.name,
-                    row.partitions.to_string(),
-                    row.replication_factor.to_string(),
-                ]);
+                table.add_row([row.name, row.partitions.to_string(), row.replication_factor.to_string()]);
             }
             align_right(&mut table, 1..3);
             print_text(&out::render(&table))?;
@@ -123,12 +117,7 @@ async fn list(client: Client, internal: bool, format: Format) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-async fn describe(
-    client: Client,
-    name: String,
-    all_configs: bool,
-    format: Format,
-) -> Result<ExitCode> {
+async fn describe(client: Client, name: String, all_configs: bool, format: Format) -> Result<ExitCode> {
     let admin = Admin::new(client);
     let topic = admin.describe_topic(&name).await?;
     let offsets = |spec: OffsetSpec| {
@@ -145,9 +134,8 @@ async fn describe(
         Err(ClientError::Unsupported { .. }) => Vec::new(),
         Err(error) => return Err(error.into()),
     };
-    let shown = configs.iter().filter(|it| {
-        all_configs || it.source == ConfigSource::Topic || it.name == DURABILITY
-    });
+    let shown =
+        configs.iter().filter(|it| all_configs || it.source == ConfigSource::Topic || it.name == DURABILITY);
     let shown: Vec<&ConfigEntry> = shown.collect();
     let partitions = describe_partitions(&topic, &first, &end);
     match format {
@@ -197,11 +185,7 @@ fn describe_partitions(
     rows.collect()
 }
 
-fn describe_text(
-    topic: &TopicMetadata,
-    partitions: &[PartitionRow],
-    configs: &[&ConfigEntry],
-) -> String {
+fn describe_text(topic: &TopicMetadata, partitions: &[PartitionRow], configs: &[&ConfigEntry]) -> String {
     let optional = |number: Option<i64>| number.map_or("-".to_owned(), |it| it.to_string());
     let list = |ids: &[i32]| ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
     let mut table =
@@ -243,12 +227,7 @@ fn align_right(table: &mut comfy_table::Table, columns: std::ops::Range<usize>) 
     }
 }
 
-async fn delete(
-    client: Client,
-    names: Vec<String>,
-    if_exists: bool,
-    format: Format,
-) -> Result<ExitCode> {
+async fn delete(client: Client, names: Vec<String>, if_exists: bool, format: Format) -> Result<ExitCode> {
     let outcomes = Admin::new(client).delete_topics(&names).await?;
     let mut first_error = None;
     let mut rows = Vec::new();

@@ -27,9 +27,9 @@ impl Environment {
     }
 
     pub(crate) fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        let ours = variables.into_iter().filter(|(name, _)| {
-            name.starts_with(PREFIX) && !OTHERS.contains(&name.as_str())
-        });
+        let ours = variables
+            .into_iter()
+            .filter(|(name, _)| name.starts_with(PREFIX) && !OTHERS.contains(&name.as_str()));
         Self(ours.collect())
     }
 
@@ -38,9 +38,7 @@ impl Environment {
     pub(crate) fn unknown(&self) -> Vec<&str> {
         let known = leaves(&table_of(&Config::default()));
         let names = self.0.keys().map(String::as_str);
-        names
-            .filter(|name| !known.contains_key(*name) && listener_variable(name).is_none())
-            .collect()
+        names.filter(|name| !known.contains_key(*name) && listener_variable(name).is_none()).collect()
     }
 
     /// `config` with what the environment sets.
@@ -51,8 +49,8 @@ impl Environment {
                 continue;
             };
             let place = find(&mut table, &path).context("a leaf of this very table")?;
-            *place = parse_like(place, text)
-                .with_context(|| format!("in the environment variable {name}"))?;
+            *place =
+                parse_like(place, text).with_context(|| format!("in the environment variable {name}"))?;
             // One at a time, so that the error belongs to this variable.
             Config::deserialize_table(table.clone())
                 .with_context(|| format!("in the environment variable {name}"))?;
@@ -154,10 +152,8 @@ fn parse_like(like: &Value, text: &str) -> Result<Value> {
             "false" | "0" | "no" | "off" => Value::Boolean(false),
             _ => return Err(anyhow!("'{text}' is neither true nor false")),
         },
-        Value::String(_)
-        | Value::Float(_)
-        | Value::Datetime(_)
-        | Value::Array(_)
-        | Value::Table(_) => Value::String(text.to_owned()),
+        Value::String(_) | Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => {
+            Value::String(text.to_owned())
+        }
     })
 }

@@ -166,11 +166,7 @@ const DEFAULT_PARTITIONS_MAX: i32 = 10_000;
 
 impl Listener {
     fn main() -> Self {
-        Self {
-            name: MAIN_LISTENER.to_owned(),
-            bind: "127.0.0.1:9092".to_owned(),
-            advertise: String::new(),
-        }
+        Self { name: MAIN_LISTENER.to_owned(), bind: "127.0.0.1:9092".to_owned(), advertise: String::new() }
     }
 
     /// Where to listen.
@@ -215,11 +211,7 @@ pub(crate) struct Overrides {
 
 impl Config {
     /// All layers together, checked.
-    pub(crate) fn load(
-        file: Option<&Path>,
-        environment: &Environment,
-        overrides: Overrides,
-    ) -> Result<Self> {
+    pub(crate) fn load(file: Option<&Path>, environment: &Environment, overrides: Overrides) -> Result<Self> {
         let mut config = match file {
             Some(path) => Self::from_file(path)?,
             None => Self::default(),
@@ -342,9 +334,8 @@ fn parse_bind(address: &str) -> Result<SocketAddr> {
 
 fn split_host_port(address: &str) -> Result<(String, u16)> {
     let example = "write host:port, for example 127.0.0.1:9092";
-    let (host, port) = address
-        .rsplit_once(':')
-        .with_context(|| format!("'{address}' has no port; {example}"))?;
+    let (host, port) =
+        address.rsplit_once(':').with_context(|| format!("'{address}' has no port; {example}"))?;
     let port = port.parse().with_context(|| format!("'{address}' has no valid port; {example}"))?;
     let host = host.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(host);
     ensure!(!host.is_empty(), "'{address}' has no host; {example}");

@@ -65,11 +65,8 @@ impl Config {
             let quoted = |text: &str| Value::String(text.to_owned());
             let (name, bind) = (quoted(&listener.name), quoted(&listener.bind));
             let advertise = quoted(&listener.advertise);
-            write!(
-                text,
-                "\n{LISTENER_SECTION}\nname = {name}\nbind = {bind}\nadvertise = {advertise}\n"
-            )
-            .expect("a string takes everything");
+            write!(text, "\n{LISTENER_SECTION}\nname = {name}\nbind = {bind}\nadvertise = {advertise}\n")
+                .expect("a string takes everything");
         }
         text.push_str(&tail);
     }

@@ -45,11 +45,8 @@ fn the_printed_configuration_gives_the_same_again() {
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let file = "node_id = 2\nshards = 2\n[topics]\ndefault_partitions = 2\n";
     let variables = [("CORELOG_SHARDS", "3"), ("CORELOG_NODE_ID", "3")];
-    let flags = Overrides {
-        node_id: Some(4),
-        listen: Some("127.0.0.1:0".to_owned()),
-        ..Overrides::default()
-    };
+    let flags =
+        Overrides { node_id: Some(4), listen: Some("127.0.0.1:0".to_owned()), ..Overrides::default() };
     let config = load(file, &variables, flags).unwrap();
     assert_eq!((config.node_id, config.shards, config.topics.default_partitions), (4, 3, 2));
     assert_eq!(config.listener[0].bind, "127.0.0.1:0");

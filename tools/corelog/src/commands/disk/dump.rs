@@ -16,11 +16,11 @@ use serde_json::{Map, Value, json};
 
 use super::{Kind, journal_dirs, kind_of, partition_dirs, segments};
 use crate::cli::Dump;
-use crate::client_run::on_executor;
+use crate::client_run::{OnSignal, on_executor};
 use crate::out::{Format, stdout};
 
 pub(crate) fn run(arguments: Dump, format: Format) -> Result<ExitCode> {
-    on_executor(move || dump(arguments.clone(), format))
+    on_executor(OnSignal::Ends, move || dump(arguments.clone(), format))
 }
 
 async fn dump(arguments: Dump, format: Format) -> Result<ExitCode> {
@@ -301,10 +301,9 @@ impl<W: Write> Printer<W> {
         let place = position_bytes.map(|at| format!(" at {at}")).unwrap_or_default();
         let codec = it.codec().map_or("unknown codec", |codec| codec.name());
         let producer = match it.has_producer_id() {
-            true => format!(
-                "  producer {}/{} sequence {}",
-                it.producer_id, it.producer_epoch, it.base_sequence
-            ),
+            true => {
+                format!("  producer {}/{} sequence {}", it.producer_id, it.producer_epoch, it.base_sequence)
+            }
             false => String::new(),
         };
         let verdict = if problem.is_empty() { String::new() } else { format!("  BAD: {problem}") };

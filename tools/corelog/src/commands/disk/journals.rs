@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use corelog_engine::journal::Entry;
 use corelog_engine::journal::dump::{Detail, Item, read_dir};
 use corelog_engine::journal::format::{CommitHeader, FormatError, RunEnd};
-use corelog_engine::journal::Entry;
 use corelog_engine::planted::PlantedBug;
 use corelog_engine::recovery::{Recovered, Replay};
 use corelog_engine::types::Lsn;
@@ -83,18 +83,14 @@ impl Survey {
                 let file = self.files.len() - 1;
                 self.commits.push(Seen { header, file, body });
             }
-            Item::Commit { .. }
-            | Item::Entry { .. }
-            | Item::BadEntry { .. }
-            | Item::BadCommit { .. } => {}
+            Item::Commit { .. } | Item::Entry { .. } | Item::BadEntry { .. } | Item::BadCommit { .. } => {}
         }
     }
 
     /// The commits that are not released and not behind the end of their run, in order.
     fn live(&self) -> Vec<&Seen> {
         let newest = self.commits.iter().filter(|it| it.body.is_ok()).max_by_key(|it| it.header.sequence);
-        let live_generation =
-            newest.map_or(0, |it| it.header.live_generation).max(self.live_generation);
+        let live_generation = newest.map_or(0, |it| it.header.live_generation).max(self.live_generation);
         let counts = |it: &&Seen| {
             let header = &it.header;
             let ended = self.ends.get(&header.run).is_some_and(|end| header.sequence >= end.sequence);
@@ -165,9 +161,9 @@ fn judge(survey: &Survey, report: &mut JournalReport) -> BTreeSet<(u64, u64)> {
         broken_run = Some(it.header.run);
         report.closed = false;
         let end = before.map_or(it.header.first_lsn, Seen::end_lsn);
-        let proof = live[at..].iter().find(|later| {
-            later.header.run == it.header.run && later.header.known_synced > end
-        });
+        let proof = live[at..]
+            .iter()
+            .find(|later| later.header.run == it.header.run && later.header.known_synced > end);
         let ended = survey.ends.contains_key(&it.header.run);
         let what = match it.body {
             Err(error) => error.to_string(),

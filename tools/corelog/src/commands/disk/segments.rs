@@ -73,9 +73,7 @@ fn check_extent(
         ));
     }
     let active = found.iter().find(|it| it.base == position.segment_base);
-    if position.position_bytes > HEADER_BYTES
-        && active.is_none_or(|it| it.len < position.position_bytes)
-    {
+    if position.position_bytes > HEADER_BYTES && active.is_none_or(|it| it.len < position.position_bytes) {
         report.problems.push(format!(
             "{}: the segment that begins at {} is missing or shorter than the {} bytes that were \
              synced of it",
@@ -100,13 +98,11 @@ async fn check_segment(segment: &FoundSegment, report: &mut PartitionReport) -> 
             }
             Found::Batch { position_bytes, header, problem: Some(reason) } => {
                 let offset = header.base_offset;
-                report
-                    .problems
-                    .push(format!("{path}:{position_bytes}: batch at offset {offset}: {reason}"));
+                report.problems.push(format!("{path}:{position_bytes}: batch at offset {offset}: {reason}"));
             }
-            Found::Damage { position_bytes, offset, reason, .. } => report
-                .problems
-                .push(format!("{path}:{position_bytes}: at offset {offset}: {reason}")),
+            Found::Damage { position_bytes, offset, reason, .. } => {
+                report.problems.push(format!("{path}:{position_bytes}: at offset {offset}: {reason}"))
+            }
             Found::Tail { position_bytes, bytes, reason } => report.notes.push(format!(
                 "{path}:{position_bytes}: {bytes} bytes behind the last whole batch ({reason})"
             )),
