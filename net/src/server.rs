@@ -26,6 +26,9 @@ use crate::service::Service;
 
 /// After an error of `accept`, such as no free file descriptor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How long a start waits for a port, and how often it looks.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+const PORT_RETRY: Duration = Duration::from_millis(5);
 /// A connection that is idle for too long is noticed within this part of the idle time-out.
 const IDLE_SWEEPS: u32 = 10;
 /// How long connections that were cut off at the stop may take to notice.
@@ -134,7 +137,7 @@ impl Bound {
     /// See [`ServerError`].
     pub async fn bind(node: &NodeNet, shard: usize, options: &NetOptions) -> Result<Self, ServerError> {
         if shard == 0 {
-            let bound = Self::bind_first(options);
+            let bound = Self::bind_first(options).await;
             let addresses = bound.as_ref().map(|bound| bound.addresses.clone());
             node.addresses.send_replace(Some(addresses.map_err(Clone::clone)));
             return bound;
@@ -150,7 +153,7 @@ impl Bound {
         Ok(Self { listeners, http: None, addresses })
     }
 
-    fn bind_first(options: &NetOptions) -> Result<Self, ServerError> {
+    async fn bind_first(options: &NetOptions) -> Result<Self, ServerError> {
         if options.listeners.is_empty() {
             return Err(ServerError::NoListener);
         }
@@ -159,12 +162,15 @@ impl Bound {
             // A port that may be shared is shared with another node of the same user, too. The
             // first socket refuses that; it is closed again before anybody can have connected
             // to a node that does not exist yet.
-            let alone = listen(listener.bind, false, &listener.name)?;
+            let alone = listen_patiently(listener.bind, &listener.name).await?;
             let address = alone.local_addr();
             drop(alone);
             listeners.push(listen(address, true, &listener.name)?);
         }
-        let http = options.http.map(|address| listen(address, false, "http")).transpose()?;
+        let http = match options.http {
+            Some(address) => Some(listen_patiently(address, "http").await?),
+            None => None,
+        };
         let addresses = Addresses {
             listeners: listeners.iter().map(TcpListener::local_addr).collect(),
             http: http.as_ref().map(TcpListener::local_addr),
@@ -176,6 +182,26 @@ impl Bound {
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
+}
+
+/// Listens on a port of our own. The kernel closes the sockets of a killed process only after its
+/// rings are gone, a little after the process itself: whoever restarts a node at once finds its own
+/// port taken for that long.
+async fn listen_patiently(address: SocketAddr, purpose: &str) -> Result<TcpListener, ServerError> {
+    let start = time::Instant::now();
+    loop {
+        match listen(address, false, purpose) {
+            Err(ServerError::Bind { .. }) if is_taken(address) && start.elapsed() < PORT_PATIENCE => {
+                time::sleep(PORT_RETRY).await;
+            }
+            listening => return listening,
+        }
+    }
+}
+
+/// Whether the one thing that is wrong with an address is that somebody listens there.
+fn is_taken(address: SocketAddr) -> bool {
+    TcpListener::bind(address, false).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
 fn listen(address: SocketAddr, reuse_port: bool, purpose: &str) -> Result<TcpListener, ServerError> {

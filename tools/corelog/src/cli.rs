@@ -208,7 +208,7 @@ pub(crate) struct Produce {
     pub(crate) key_separator: Option<String>,
     /// What counts as written: nothing is waited for (0), by the leader (1), by all in-sync
     /// replicas (all).
-    #[arg(long, value_enum, default_value_t = AcksArgument::All)]
+    #[arg(long, value_enum, default_value_t = AcksArgument::All, allow_negative_numbers = true)]
     pub(crate) acks: AcksArgument,
     /// How batches are compressed: none, gzip, snappy, lz4 or zstd.
     #[arg(long, default_value = "none", value_parser = codec, value_name = "CODEC")]

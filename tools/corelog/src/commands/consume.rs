@@ -15,15 +15,21 @@ use corelog_net::client::{Admin, Client, ClientError, Consumer, ConsumerOptions}
 use corelog_protocol::batch::Scratch;
 use corelog_runtime::shards::stop_signal;
 use futures_lite::future;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 use super::start::From;
 use crate::cli::Consume;
-use crate::client_run::with_client;
+use crate::client_run::{OnSignal, with_client};
 use crate::out::{Format, stdout};
 
 pub(crate) fn run(arguments: Consume, format: Format) -> Result<ExitCode> {
+<<<<<<< .merge_file_oE93yc
     with_client(arguments.connect.clone(), move |client| consume(client, arguments.clone(), format))
+=======
+    with_client(arguments.connect.clone(), OnSignal::Handles, move |client| {
+        consume(client, arguments.clone(), format)
+    })
+>>>>>>> .merge_file_W1m80A
 }
 
 async fn consume(client: Client, arguments: Consume, format: Format) -> Result<ExitCode> {
@@ -173,30 +179,58 @@ impl<W: Write> Printer<W> {
     }
 
     fn print_json(&mut self, chunk: &Chunk, record: &ConsumedRecord<'_>) -> std::io::Result<()> {
-        serde_json::to_writer(&mut self.out, &record_json(&chunk.topic, chunk.partition, record))
-            .map_err(std::io::Error::from)?;
+        let json = RecordJson::new(&chunk.topic, chunk.partition, record);
+        serde_json::to_writer(&mut self.out, &json).map_err(std::io::Error::from)?;
         self.out.write_all(b"\n")
     }
 }
 
-fn record_json(topic: &str, partition: i32, record: &ConsumedRecord<'_>) -> Value {
-    let mut object = Map::new();
-    object.insert("topic".to_owned(), json!(topic));
-    object.insert("partition".to_owned(), json!(partition));
-    object.insert("offset".to_owned(), json!(record.offset));
-    object.insert("timestamp_ms".to_owned(), json!(record.timestamp_ms));
-    insert_bytes(&mut object, "key", record.key);
-    insert_bytes(&mut object, "value", record.value);
-    let headers = record.headers.clone().map(|header| {
-        let mut object = Map::new();
-        insert_bytes(&mut object, "key", Some(header.key));
-        insert_bytes(&mut object, "value", header.value);
-        Value::Object(object)
-    });
-    object.insert("headers".to_owned(), headers.collect());
-    Value::Object(object)
+/// A record as one JSON object. Text is as it is, null is null, and other bytes are in base64 under
+/// another name, so that the three can be told apart.
+#[derive(Serialize)]
+struct RecordJson<'a> {
+    topic: &'a str,
+    partition: i32,
+    offset: i64,
+    timestamp_ms: i64,
+    #[serde(flatten)]
+    key: Key<'a>,
+    #[serde(flatten)]
+    value: Bytes<'a>,
+    headers: Vec<HeaderJson<'a>>,
 }
 
+#[derive(Serialize)]
+struct HeaderJson<'a> {
+    #[serde(flatten)]
+    key: Key<'a>,
+    #[serde(flatten)]
+    value: Bytes<'a>,
+}
+
+#[derive(Serialize)]
+enum Key<'a> {
+    #[serde(rename = "key")]
+    Text(Option<&'a str>),
+    #[serde(rename = "key_base64")]
+    Base64(String),
+}
+
+#[derive(Serialize)]
+enum Bytes<'a> {
+    #[serde(rename = "value")]
+    Text(Option<&'a str>),
+    #[serde(rename = "value_base64")]
+    Base64(String),
+}
+
+impl<'a> Key<'a> {
+    fn new(bytes: Option<&'a [u8]>) -> Self {
+        text(bytes).map_or_else(Self::Base64, Self::Text)
+    }
+}
+
+<<<<<<< .merge_file_oE93yc
 /// Text as it is, null as null, and other bytes in base64 under another name, so that the three can
 /// be told apart.
 fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
@@ -205,6 +239,36 @@ fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]
         Some((_, Ok(text))) => object.insert(name.to_owned(), json!(text)),
         Some((bytes, Err(_))) => object.insert(format!("{name}_base64"), json!(BASE64.encode(bytes))),
     };
+=======
+impl<'a> Bytes<'a> {
+    fn new(bytes: Option<&'a [u8]>) -> Self {
+        text(bytes).map_or_else(Self::Base64, Self::Text)
+    }
+}
+
+/// Text or null, or else base64.
+fn text(bytes: Option<&[u8]>) -> Result<Option<&str>, String> {
+    let checked = bytes.map(|bytes| str::from_utf8(bytes).map_err(|_| BASE64.encode(bytes)));
+    checked.transpose()
+}
+
+impl<'a> RecordJson<'a> {
+    fn new(topic: &'a str, partition: i32, record: &ConsumedRecord<'a>) -> Self {
+        let headers = record
+            .headers
+            .clone()
+            .map(|header| HeaderJson { key: Key::new(Some(header.key)), value: Bytes::new(header.value) });
+        Self {
+            topic,
+            partition,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            key: Key::new(record.key),
+            value: Bytes::new(record.value),
+            headers: headers.collect(),
+        }
+    }
+>>>>>>> .merge_file_W1m80A
 }
 
 #[cfg(test)]
@@ -213,12 +277,12 @@ mod tests {
 
     #[test]
     fn text_null_and_other_bytes_are_told_apart_in_json() {
-        let mut object = Map::new();
-        insert_bytes(&mut object, "a", Some("é".as_bytes()));
-        insert_bytes(&mut object, "b", None);
-        insert_bytes(&mut object, "c", Some(b""));
-        insert_bytes(&mut object, "d", Some(b"\xff\x00"));
-        let expected = json!({ "a": "é", "b": null, "c": "", "d_base64": "/wA=" });
-        assert_eq!(Value::Object(object), expected);
+        let json = |key: Option<&[u8]>, value: Option<&[u8]>| {
+            let object = HeaderJson { key: Key::new(key), value: Bytes::new(value) };
+            serde_json::to_string(&object).unwrap()
+        };
+        assert_eq!(json(Some("é".as_bytes()), None), r#"{"key":"é","value":null}"#);
+        assert_eq!(json(None, Some(b"")), r#"{"key":null,"value":""}"#);
+        assert_eq!(json(Some(b"\xff\x00"), Some(b"\xfe")), r#"{"key_base64":"/wA=","value_base64":"/g=="}"#);
     }
 }

@@ -3,24 +3,31 @@
 use std::cell::{Cell, RefCell};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use corelog_net::client::cluster::AutoCreate;
 use corelog_net::client::producer::{Acks, BatchReport, OutRecord, TopicProducer};
 use corelog_net::client::{Client, ClientError, Producer, ProducerOptions};
 use corelog_runtime::shards::{StopSignal, stop_signal};
-use corelog_runtime::time::Instant;
+use corelog_runtime::time::{self, Instant};
 use futures_lite::future;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::input::{Input, lines};
 use crate::cli::{AcksArgument, Produce};
-use crate::client_run::with_client;
+use crate::client_run::{OnSignal, with_client};
 use crate::out::{Format, grouped, print_json};
 
 pub(crate) fn run(arguments: Produce, format: Format) -> Result<ExitCode> {
+<<<<<<< .merge_file_Q2MV5T
     with_client(arguments.connect.clone(), move |client| produce(client, arguments.clone(), format))
+=======
+    with_client(arguments.connect.clone(), OnSignal::Handles, move |client| {
+        produce(client, arguments.clone(), format)
+    })
+>>>>>>> .merge_file_BkmCY0
 }
 
 /// What became of the records, as the batches' outcomes come in.
@@ -53,6 +60,9 @@ impl Tally {
     }
 }
 
+/// After Ctrl-C, what was read is still sent, but not for longer than this.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+
 async fn produce(client: Client, arguments: Produce, format: Format) -> Result<ExitCode> {
     let mut input = Input::open(arguments.file.as_deref())?;
     let tally = Rc::new(Tally::default());
@@ -64,7 +74,7 @@ async fn produce(client: Client, arguments: Produce, format: Format) -> Result<E
             AcksArgument::All => Acks::All,
         },
         codec: arguments.compression,
-        linger: std::time::Duration::from_millis(arguments.linger_ms),
+        linger: Duration::from_millis(arguments.linger_ms),
         batch_bytes: arguments.batch_bytes,
         idempotent: !arguments.no_idempotence,
         delivery_timeout: arguments.connect.timeout,
@@ -76,8 +86,17 @@ async fn produce(client: Client, arguments: Produce, format: Format) -> Result<E
     let topic = producer.topic(&arguments.topic).await?;
     let started = Instant::now();
     let progress = progress_bar(input.size_bytes);
-    let sent = send_lines(&mut input, &topic, &arguments, &tally, &progress).await;
-    producer.flush().await?;
+    let work = async {
+        let sent = send_lines(&mut input, &topic, &arguments, &tally, &progress).await;
+        producer.flush().await?;
+        sent
+    };
+    let cut_off = async {
+        stop_signal().wait().await;
+        time::sleep(STOP_GRACE).await;
+        bail!("interrupted before everything was acknowledged")
+    };
+    let sent = future::or(work, cut_off).await;
     progress.finish_and_clear();
     summarise(&tally, started.elapsed(), format)?;
     if let Some(error) = tally.first_error.borrow_mut().take() {
@@ -151,7 +170,7 @@ fn progress_bar(size_bytes: Option<u64>) -> ProgressBar {
     bar.with_style(style)
 }
 
-fn summarise(tally: &Tally, elapsed: std::time::Duration, format: Format) -> Result<()> {
+fn summarise(tally: &Tally, elapsed: Duration, format: Format) -> Result<()> {
     let (records, bytes) = (tally.delivered.get(), tally.delivered_bytes.get());
     let nanos = elapsed.as_nanos().max(1);
     let per_second = u64::try_from(u128::from(records) * 1_000_000_000 / nanos).unwrap_or(u64::MAX);

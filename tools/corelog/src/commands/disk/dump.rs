@@ -16,11 +16,11 @@ use serde_json::{Map, Value, json};
 
 use super::{Kind, journal_dirs, kind_of, partition_dirs, segments};
 use crate::cli::Dump;
-use crate::client_run::on_executor;
+use crate::client_run::{OnSignal, on_executor};
 use crate::out::{Format, stdout};
 
 pub(crate) fn run(arguments: Dump, format: Format) -> Result<ExitCode> {
-    on_executor(move || dump(arguments.clone(), format))
+    on_executor(OnSignal::Ends, move || dump(arguments.clone(), format))
 }
 
 async fn dump(arguments: Dump, format: Format) -> Result<ExitCode> {

@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 
 use super::{Kind, journal_dirs, journals, kind_of, partition_dirs, segments};
 use crate::cli::Verify;
-use crate::client_run::on_executor;
+use crate::client_run::{OnSignal, on_executor};
 use crate::out::{Format, grouped, print_json, print_text};
 
 pub(crate) fn run(arguments: Verify, format: Format) -> Result<ExitCode> {
-    on_executor(move || verify(arguments.dir.clone(), format))
+    on_executor(OnSignal::Ends, move || verify(arguments.dir.clone(), format))
 }
 
 /// Everything that was found.
