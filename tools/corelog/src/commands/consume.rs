@@ -23,13 +23,9 @@ use crate::client_run::{OnSignal, with_client};
 use crate::out::{Format, stdout};
 
 pub(crate) fn run(arguments: Consume, format: Format) -> Result<ExitCode> {
-<<<<<<< .merge_file_oE93yc
-    with_client(arguments.connect.clone(), move |client| consume(client, arguments.clone(), format))
-=======
     with_client(arguments.connect.clone(), OnSignal::Handles, move |client| {
         consume(client, arguments.clone(), format)
     })
->>>>>>> .merge_file_W1m80A
 }
 
 async fn consume(client: Client, arguments: Consume, format: Format) -> Result<ExitCode> {
@@ -230,16 +226,6 @@ impl<'a> Key<'a> {
     }
 }
 
-<<<<<<< .merge_file_oE93yc
-/// Text as it is, null as null, and other bytes in base64 under another name, so that the three can
-/// be told apart.
-fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
-    match bytes.map(|bytes| (bytes, str::from_utf8(bytes))) {
-        None => object.insert(name.to_owned(), Value::Null),
-        Some((_, Ok(text))) => object.insert(name.to_owned(), json!(text)),
-        Some((bytes, Err(_))) => object.insert(format!("{name}_base64"), json!(BASE64.encode(bytes))),
-    };
-=======
 impl<'a> Bytes<'a> {
     fn new(bytes: Option<&'a [u8]>) -> Self {
         text(bytes).map_or_else(Self::Base64, Self::Text)
@@ -268,7 +254,6 @@ impl<'a> RecordJson<'a> {
             headers: headers.collect(),
         }
     }
->>>>>>> .merge_file_W1m80A
 }
 
 #[cfg(test)]

@@ -21,13 +21,9 @@ use crate::client_run::{OnSignal, with_client};
 use crate::out::{Format, grouped, print_json};
 
 pub(crate) fn run(arguments: Produce, format: Format) -> Result<ExitCode> {
-<<<<<<< .merge_file_Q2MV5T
-    with_client(arguments.connect.clone(), move |client| produce(client, arguments.clone(), format))
-=======
     with_client(arguments.connect.clone(), OnSignal::Handles, move |client| {
         produce(client, arguments.clone(), format)
     })
->>>>>>> .merge_file_BkmCY0
 }
 
 /// What became of the records, as the batches' outcomes come in.

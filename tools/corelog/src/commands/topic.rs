@@ -24,25 +24,13 @@ const DURABILITY: &str = "corelog.durability";
 
 pub(crate) fn run(command: Topic, format: Format) -> Result<ExitCode> {
     match command {
-<<<<<<< .merge_file_uvCm9z
-        Topic::Create(arguments) => {
-            with_client(arguments.connect.clone(), move |client| create(client, arguments.clone(), format))
-        }
-=======
         Topic::Create(arguments) => with_client(arguments.connect.clone(), OnSignal::Ends, move |client| {
             create(client, arguments.clone(), format)
         }),
->>>>>>> .merge_file_7HVtJT
         Topic::List(TopicList { internal, connect }) => {
             with_client(connect, OnSignal::Ends, move |client| list(client, internal, format))
         }
         Topic::Describe(TopicDescribe { name, all_configs, connect }) => {
-<<<<<<< .merge_file_uvCm9z
-            with_client(connect, move |client| describe(client, name.clone(), all_configs, format))
-        }
-        Topic::Delete(TopicDelete { names, if_exists, connect }) => {
-            with_client(connect, move |client| delete(client, names.clone(), if_exists, format))
-=======
             with_client(connect, OnSignal::Ends, move |client| {
                 describe(client, name.clone(), all_configs, format)
             })
@@ -51,7 +39,6 @@ pub(crate) fn run(command: Topic, format: Format) -> Result<ExitCode> {
             with_client(connect, OnSignal::Ends, move |client| {
                 delete(client, names.clone(), if_exists, format)
             })
->>>>>>> .merge_file_7HVtJT
         }
     }
 }
