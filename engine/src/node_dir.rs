@@ -168,13 +168,8 @@ async fn check_format(data_dir: &Path) -> Result<(), NodeDirError> {
 /// The journals of the layout; none in a new directory.
 async fn read_layout(data_dir: &Path) -> Result<Vec<u64>, NodeDirError> {
     let path = data_dir.join(LAYOUT_FILE);
-    // An earlier process may have made them and died before it synced them: never rely on that.
-    let parent = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    for dir in [parent.unwrap_or(Path::new(".")), data_dir] {
-        fs::sync_dir(dir).await.map_err(io_at(dir))?;
-    }
     if !fs::exists(&path).await.map_err(io_at(&path))? {
-        return Ok(Vec::new());
+        return no_layout(data_dir, path).await;
     }
     let bytes = fs::read_small(&path).await.map_err(io_at(&path))?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -184,6 +179,24 @@ async fn read_layout(data_dir: &Path) -> Result<Vec<u64>, NodeDirError> {
         reason: format!("unreadable line '{line}'"),
     };
     text.lines().map(|line| id(line).ok_or_else(|| unreadable(line))).collect()
+}
+
+/// Without a layout there may be journal directories that a first start made, but nothing in them.
+async fn no_layout(data_dir: &Path, layout: PathBuf) -> Result<Vec<u64>, NodeDirError> {
+    let journals = data_dir.join("journal");
+    for entry in fs::list_dir(&journals).await.map_err(io_at(&journals))? {
+        let dir = journals.join(&entry.name);
+        let in_use = entry.is_dir && !fs::list_dir(&dir).await.map_err(io_at(&dir))?.is_empty();
+        if in_use {
+            let reason = format!(
+                "it is missing, though {} holds a journal: restore it (a line `journal ID` for each \
+                 shard, in order), nothing was changed",
+                dir.display()
+            );
+            return Err(NodeDirError::NotOurs { path: layout, reason });
+        }
+    }
+    Ok(Vec::new())
 }
 
 fn io_at(path: &Path) -> impl FnOnce(io::Error) -> NodeDirError + use<> {

@@ -197,12 +197,12 @@ impl Replay {
 }
 
 impl RecoveredPartition {
-    /// A partition that no journal knows: it never held a record.
-    pub fn new(target: TopicPartition) -> Self {
+    /// A partition of which nothing but losses is known, from `lsn` on.
+    pub fn lost(target: TopicPartition, lsn: Lsn) -> Self {
         Self {
             state: PartitionState::empty(target),
             tail: Vec::new(),
-            state_lsn: Lsn(u64::MAX),
+            state_lsn: lsn,
             cut_segments_to: None,
             fault: None,
             anchored: true,

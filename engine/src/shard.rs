@@ -102,8 +102,18 @@ pub(crate) fn file_cache(options: &ShardOptions) -> FileCacheOptions {
     FileCacheOptions { open_files_max: options.open_files_max, ..FileCacheOptions::default() }
 }
 
+/// Shares a partition between its shard's tasks. Its segments ask it for the epoch of an offset,
+/// since a batch's checksum does not cover that.
 pub(crate) fn cell(partition: Partition) -> PartitionCell {
-    Rc::new(RefCell::new(partition))
+    let log = Rc::clone(partition.log());
+    let cell = Rc::new(RefCell::new(partition));
+    let weak = Rc::downgrade(&cell);
+    log.check_epochs_with(Rc::new(move |offset| {
+        let cell = weak.upgrade()?;
+        let epoch = cell.try_borrow().ok()?.epoch_at(offset);
+        epoch
+    }));
+    cell
 }
 
 impl Shard {

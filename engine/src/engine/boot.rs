@@ -8,9 +8,12 @@
 //! 4. The node is ready.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::io;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use corelog_runtime::fs;
 use corelog_runtime::mesh::Mesh;
 use corelog_runtime::task::{self, Class};
 use futures_util::future::join_all;
@@ -226,6 +229,10 @@ impl Engine {
                 let hint = "restart with the number of shards it was written with";
                 return Err(failed(format!("{}: {hint}", lost.message)));
             }
+            for target in &replayed.recovered.deleted {
+                let dir = node_dir::partition_dir(&options.shard.data_dir, target);
+                remove_dir(&dir).await.map_err(|error| failed(format!("{}: {error}", dir.display())))?;
+            }
             let partitions = replayed.recovered.partitions.into_values();
             let states = flush_all(partitions, options).await;
             drained.states.extend(states.map_err(failed)?);
@@ -294,6 +301,14 @@ fn check_metadata(report: &ReplayReport) -> Result<(), String> {
 fn owner_of(image: &MetaImage, target: &TopicPartition, shards: usize) -> usize {
     // A stray stays with shard 0: it has to be somewhere.
     image.topics.get(&target.topic).map_or(0, |topic| topic.shard_of(target.partition, shards))
+}
+
+/// Removes what a deletion that was journalled left behind.
+async fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Writes the tails of all partitions to their segments.

@@ -55,18 +55,26 @@ impl ReplaySink {
         let mut recovered = self.partitions.finish();
         if let Some(corruption) = &report.corruption {
             tracing::error!(message = %corruption.message, "the journal is corrupt");
-            for (target, partition) in &mut recovered.partitions {
-                if concerns(corruption, target) {
-                    partition.blame(&corruption.message);
-                }
-            }
+            blame_lost(corruption, &mut recovered);
         }
         Replayed { recovered, meta: self.meta, report }
     }
 }
 
-fn concerns(corruption: &Corruption, target: &TopicPartition) -> bool {
-    corruption.partitions.as_ref().is_none_or(|lost| lost.contains(target))
+/// Blames the partitions that lost entries, also those of which nothing else was replayed.
+fn blame_lost(corruption: &Corruption, recovered: &mut Recovered) {
+    let Some(lost) = &corruption.partitions else {
+        for partition in recovered.partitions.values_mut() {
+            partition.blame(&corruption.message);
+        }
+        return;
+    };
+    // Metadata's entries name no partition.
+    for target in lost.iter().filter(|target| **target != TopicPartition::default()) {
+        let unknown = || RecoveredPartition::lost(*target, corruption.at_lsn);
+        let partition = recovered.partitions.entry(*target).or_insert_with(unknown);
+        partition.blame(&corruption.message);
+    }
 }
 
 impl Shard {
@@ -107,17 +115,22 @@ impl Shard {
         let target = state.target;
         let config = Rc::new(TopicConfig::effective(&BTreeMap::new(), &self.defaults));
         let log = self.segment_log(&state, &config);
-        let mut fault = fault;
+        let mut uncut = None;
         if let Some(end) = cut_segments_to {
             match log.truncate_to(end).await {
                 Ok(position) => state.position = position,
-                Err(error) => fault = fault.or(Some(format!("segments cannot be truncated: {error}"))),
+                Err(error) => uncut = Some(format!("segments cannot be truncated: {error}")),
             }
         }
         let mut partition = Partition::new(state, tail, Some(state_lsn), log, config);
         if let Some(reason) = fault {
             tracing::error!(partition = %target, %reason, "partition is offline");
             partition.set_fault(&reason);
+        }
+        if let Some(reason) = uncut {
+            // The next start tries again: the truncation is still in the journal.
+            tracing::error!(partition = %target, %reason, "partition is offline");
+            partition.take_offline(&reason);
         }
         self.count_tail(&partition);
         self.strays.borrow_mut().insert(target, super::cell(partition));
