@@ -31,10 +31,15 @@ struct Plan {
     stop: StopFlag,
 }
 
+/// How long a shard's first task may keep others waiting: glommio's own default.
+const PREEMPT_AT_START: Duration = Duration::from_millis(100);
+
 /// The longest that a shard with work sleeps, see [`keep_awake`].
 const KEEP_AWAKE_BUSY: Duration = Duration::from_millis(1);
 /// The longest that an idle shard sleeps: fifty wakes a second.
 const KEEP_AWAKE_IDLE: Duration = Duration::from_millis(20);
+/// Timers that take turns.
+const KEEP_AWAKE_TURNS: u32 = 4;
 /// Tasks that run in that time on an idle shard.
 const KEEP_AWAKE_TASKS: u64 = 4;
 
@@ -108,12 +113,14 @@ where
         plan.stop.raise();
         return Err(StartError::Thread { shard, source });
     }
-    // The timer is what makes a busy task let others run: glommio's default of 100 ms would delay
-    // the mesh, timers and I/O by as much. No spinning: an idle shard sleeps.
+    // The timer is what makes a busy task let others run, see the latencies of the task queues: 100 ms
+    // would delay the mesh, timers and I/O by as much. The executor's own is for the time before it
+    // has those queues: a short one can put it to sleep before it ever ran, see `keep_awake`.
+    // No spinning: an idle shard sleeps.
     let made = LocalExecutorBuilder::new(Placement::Unbound)
         .name("shard")
         .io_memory(plan.options.io_memory_bytes)
-        .preempt_timer(plan.options.preempt)
+        .preempt_timer(PREEMPT_AT_START)
         .make();
     let executor = match made {
         Ok(executor) => executor,
@@ -131,7 +138,9 @@ where
         let here = Rc::new(Shard::new(preempt, stop.clone()));
         // For good: other tasks may still run between the end of this one and that of the thread.
         ctx::enter_for_good(Current::Real(here));
-        glommio::spawn_local(keep_awake()).detach();
+        for turn in 0..KEEP_AWAKE_TURNS {
+            glommio::spawn_local(keep_awake(turn)).detach();
+        }
         let main = async move {
             let mesh = Mesh::real(shard, end);
             let context = ShardContext { shard, shards, mesh: mesh.clone() };
@@ -156,13 +165,16 @@ where
 /// glommio 0.9 can go to sleep with runnable tasks: when a completion (the preempt timer's, or that of
 /// a message from another shard) arrives just before the first task of a round is looked at,
 /// `run_task_queues` reports that nothing ran, the completion is consumed, and the executor parks until
-/// anything else happens. With this timer something always happens soon: within a millisecond on a shard
-/// that has work, within [`KEEP_AWAKE_IDLE`] on one that was idle.
-async fn keep_awake() {
+/// anything else happens. With these timers something always happens soon: within a millisecond on a
+/// shard that has work, within [`KEEP_AWAKE_IDLE`] on one that was idle. The wake of such a timer can
+/// be the one that is lost, so there are several, which take turns.
+async fn keep_awake(turn: u32) {
+    glommio::timer::sleep(KEEP_AWAKE_IDLE * turn).await;
     loop {
         // Reading the statistics sets them back, so this is what ran since the last look.
         let worked = glommio::executor().executor_stats().tasks_executed() > KEEP_AWAKE_TASKS;
-        glommio::timer::sleep(if worked { KEEP_AWAKE_BUSY } else { KEEP_AWAKE_IDLE }).await;
+        let pause = if worked { KEEP_AWAKE_BUSY } else { KEEP_AWAKE_IDLE };
+        glommio::timer::sleep(pause * KEEP_AWAKE_TURNS).await;
     }
 }
 
