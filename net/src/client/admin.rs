@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use corelog_protocol::error::ErrorCode;
 use corelog_protocol::fetch::IsolationLevel;
@@ -483,7 +482,3 @@ fn in_order<'a, T>(
         })
         .collect()
 }
-
-/// How long a caller may have to wait for a topic that was just created or deleted to be (un)known
-/// everywhere; on one node it is at once.
-pub const TOPIC_SETTLES_WITHIN: Duration = Duration::from_secs(10);
