@@ -110,8 +110,7 @@ pub(crate) fn cell(partition: Partition) -> PartitionCell {
     let weak = Rc::downgrade(&cell);
     log.check_epochs_with(Rc::new(move |offset| {
         let cell = weak.upgrade()?;
-        let epoch = cell.try_borrow().ok()?.epoch_at(offset);
-        epoch
+        cell.try_borrow().ok()?.epoch_at(offset)
     }));
     cell
 }
