@@ -35,9 +35,9 @@ struct Plan {
 const PREEMPT_AT_START: Duration = Duration::from_millis(100);
 
 /// The longest that a shard with work sleeps, see [`keep_awake`].
-const KEEP_AWAKE_BUSY: Duration = Duration::from_millis(1);
-/// The longest that an idle shard sleeps: fifty wakes a second.
-const KEEP_AWAKE_IDLE: Duration = Duration::from_millis(20);
+const KEEP_AWAKE_BUSY: Duration = Duration::from_millis(5);
+/// The longest that an idle shard sleeps: ten wakes a second.
+const KEEP_AWAKE_IDLE: Duration = Duration::from_millis(100);
 /// Timers that take turns.
 const KEEP_AWAKE_TURNS: u32 = 4;
 /// Tasks that run in that time on an idle shard.
@@ -165,7 +165,7 @@ where
 /// glommio 0.9 can go to sleep with runnable tasks: when a completion (the preempt timer's, or that of
 /// a message from another shard) arrives just before the first task of a round is looked at,
 /// `run_task_queues` reports that nothing ran, the completion is consumed, and the executor parks until
-/// anything else happens. With these timers something always happens soon: within a millisecond on a
+/// anything else happens. With these timers something always happens soon: within 5 ms on a
 /// shard that has work, within [`KEEP_AWAKE_IDLE`] on one that was idle. The wake of such a timer can
 /// be the one that is lost, so there are several, which take turns.
 async fn keep_awake(turn: u32) {
