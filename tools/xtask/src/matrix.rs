@@ -65,7 +65,11 @@ pub(crate) fn run(
             Part::Pairs => vec![matrix.pairs()],
             Part::Topics => vec![matrix.topics()],
             Part::Behaviours => {
-                vec![matrix.behaviours(), matrix.behaviours_without_auto_create(kind, shards)]
+                vec![
+                    matrix.behaviours(),
+                    matrix.behaviours_without_auto_create(kind, shards),
+                    matrix.own_client(),
+                ]
             }
         };
         let seconds = began.elapsed().as_secs_f64();
@@ -362,6 +366,19 @@ impl<'a> Matrix<'a> {
     /// The Python tests of an ordinary broker.
     fn behaviours(&self) -> Result<String> {
         self.pytest(&self.clients.bootstrap, "not without_auto_create")
+    }
+
+    /// Our own client's tests, which need a broker and are ignored without one.
+    fn own_client(&self) -> Result<String> {
+        let mut command = process::tethered("cargo");
+        command
+            .args(["test", "--locked", "--package", "corelog-net", "--test", "client_against_a_broker"])
+            .args(["--", "--ignored"])
+            .env("CORELOG_TEST_BOOTSTRAP", &self.clients.bootstrap)
+            .current_dir(self.project.root());
+        let log = self.project.logs().join("own-client.log");
+        process::run(command, &log, BEHAVIOURS_LIMIT).context("our own client")?;
+        Ok("our own client's tests".to_owned())
     }
 
     /// The tests of a broker that makes no topics automatically, on a broker that is set so.
