@@ -21,8 +21,8 @@ pub struct Model {
     pub topics: BTreeMap<TopicId, Topic>,
     /// Topics whose deletion was acknowledged.
     pub deleted: BTreeSet<TopicId>,
-    /// Names in use or perhaps in use.
-    pub names: BTreeSet<String>,
+    /// Names of deleted topics, to be used again.
+    pub free_names: BTreeSet<String>,
     pub next_record: Cell<u64>,
     pub next_name: Cell<u64>,
     /// Ids that were handed out: none twice.

@@ -37,9 +37,7 @@ async fn create_topic(engine: &Engine, model: &SharedModel) -> Result<(), Violat
     if model.borrow().topics.len() >= 6 {
         return Ok(());
     }
-    let number = model.borrow().next_name.get();
-    model.borrow().next_name.set(number + 1);
-    let name = format!("topic-{number}");
+    let name = new_name(model);
     let durability = if rand::below(4) == 0 { Durability::Write } else { Durability::Fsync };
     let mode = match durability {
         Durability::Fsync => "fsync",
@@ -68,11 +66,23 @@ async fn create_topic(engine: &Engine, model: &SharedModel) -> Result<(), Violat
     });
     let topic = Topic { name: name.clone(), partitions: partitions.collect(), maybe_deleted: false };
     let mut model = model.borrow_mut();
-    model.names.insert(name);
     if model.topics.insert(meta.id, topic).is_some() || model.deleted.contains(&meta.id) {
         return Err(format!("topic id {} was given twice", meta.id));
     }
     Ok(())
+}
+
+/// A name that no topic has: new, or that of a deleted topic.
+fn new_name(model: &SharedModel) -> String {
+    let mut model = model.borrow_mut();
+    if rand::below(2) == 0
+        && let Some(name) = model.free_names.pop_first()
+    {
+        return name;
+    }
+    let number = model.next_name.get();
+    model.next_name.set(number + 1);
+    format!("topic-{number}")
 }
 
 async fn delete_topic(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
@@ -96,7 +106,7 @@ async fn delete_topic(engine: &Engine, model: &SharedModel) -> Result<(), Violat
         Ok(_) => {
             let mut model = model.borrow_mut();
             model.topics.remove(&id);
-            model.names.remove(&name);
+            model.free_names.insert(name);
             model.deleted.insert(id);
             Ok(())
         }
@@ -359,7 +369,7 @@ pub fn resolve_topics(engine: &Engine, model: &SharedModel) -> Result<(), Violat
             (false, true) => {
                 let name = topic.name.clone();
                 model.topics.remove(&id);
-                model.names.remove(&name);
+                model.free_names.insert(name);
                 model.deleted.insert(id);
             }
             (false, false) => return Err(format!("{} is gone", topic.name)),
