@@ -147,7 +147,9 @@ impl Bound {
             Ok(Some(Ok(addresses))) => addresses.clone(),
             Ok(Some(Err(_)) | None) | Err(_) => return Err(ServerError::OtherShard),
         };
-        let listen = |(address, name): (&SocketAddr, &str)| listen(*address, true, name);
+        let listen = |(address, name): (&SocketAddr, &str)| {
+            TcpListener::bind(*address, true).map_err(|error| cannot_listen(*address, name, &error))
+        };
         let names = options.listeners.iter().map(|listener| listener.name.as_str());
         let listeners = addresses.listeners.iter().zip(names).map(listen).collect::<Result<_, _>>()?;
         Ok(Self { listeners, http: None, addresses })
@@ -159,16 +161,12 @@ impl Bound {
         }
         let mut listeners = Vec::new();
         for listener in &options.listeners {
-            // A port that may be shared is shared with another node of the same user, too. The
-            // first socket refuses that; it is closed again before anybody can have connected
-            // to a node that does not exist yet.
-            let alone = listen_patiently(listener.bind, &listener.name).await?;
-            let address = alone.local_addr();
-            drop(alone);
-            listeners.push(listen(address, true, &listener.name)?);
+            // A port that may be shared is shared with another node of the same user, too.
+            let bind = || TcpListener::bind(TcpListener::probe(listener.bind)?, true);
+            listeners.push(patiently(listener.bind, &listener.name, bind).await?);
         }
         let http = match options.http {
-            Some(address) => Some(listen_patiently(address, "http").await?),
+            Some(address) => Some(patiently(address, "http", || TcpListener::bind(address, false)).await?),
             None => None,
         };
         let addresses = Addresses {
@@ -184,36 +182,34 @@ impl Bound {
     }
 }
 
-/// Listens on a port of our own. The kernel closes the sockets of a killed process only after its
-/// rings are gone, a little after the process itself: whoever restarts a node at once finds its own
-/// port taken for that long.
-async fn listen_patiently(address: SocketAddr, purpose: &str) -> Result<TcpListener, ServerError> {
+/// Tries `bind` again while the port is taken. The kernel closes the sockets of a killed process only
+/// after its rings are gone, a little after the process itself: whoever restarts a node at once finds
+/// its own port taken for that long.
+async fn patiently<L>(
+    address: SocketAddr,
+    purpose: &str,
+    bind: impl Fn() -> io::Result<L>,
+) -> Result<L, ServerError> {
     let start = time::Instant::now();
     loop {
-        match listen(address, false, purpose) {
-            Err(ServerError::Bind { .. }) if is_taken(address) && start.elapsed() < PORT_PATIENCE => {
+        match bind() {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < PORT_PATIENCE => {
                 time::sleep(PORT_RETRY).await;
             }
-            listening => return listening,
+            Err(error) => return Err(cannot_listen(address, purpose, &error)),
         }
     }
 }
 
-/// Whether the one thing that is wrong with an address is that somebody listens there.
-fn is_taken(address: SocketAddr) -> bool {
-    TcpListener::bind(address, false).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
-}
-
-fn listen(address: SocketAddr, reuse_port: bool, purpose: &str) -> Result<TcpListener, ServerError> {
-    TcpListener::bind(address, reuse_port).map_err(|error| {
-        let advice = match error.kind() {
-            io::ErrorKind::AddrInUse => "; another process listens there: stop it, or choose another port",
-            io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
-            io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
-            _ => "",
-        };
-        ServerError::Bind { address, purpose: purpose.to_owned(), reason: format!("{error}{advice}") }
-    })
+fn cannot_listen(address: SocketAddr, purpose: &str, error: &io::Error) -> ServerError {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process listens there: stop it, or choose another port",
+        io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
+        _ => "",
+    };
+    ServerError::Bind { address, purpose: purpose.to_owned(), reason: format!("{error}{advice}") }
 }
 
 /// One shard's running network side.
@@ -344,6 +340,10 @@ async fn sweep_idle(service: Rc<Service>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use corelog_runtime::sim::{Sim, SimOptions};
+
     use super::*;
 
     #[test]
@@ -355,6 +355,32 @@ mod tests {
         assert_eq!(placed, [0, 1, 2, 0, 1, 2]);
         node.left(1);
         assert_eq!(node.place(0, 100), Some(1));
+    }
+
+    /// A port that is free at the second look was, too, once in a restart under load.
+    #[test]
+    fn a_port_that_becomes_free_is_taken_and_one_that_does_not_is_an_error() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 9092));
+        let sim = Sim::new(1, SimOptions::default());
+        sim.run_on(1, async move {
+            let looks = Cell::new(0);
+            let freed_after = |busy: u32| {
+                looks.set(0);
+                let looks = &looks;
+                move || {
+                    looks.set(looks.get() + 1);
+                    if looks.get() > busy { Ok(looks.get()) } else { Err(io::ErrorKind::AddrInUse.into()) }
+                }
+            };
+            assert_eq!(patiently(address, "main", freed_after(0)).await.unwrap(), 1);
+            assert_eq!(patiently(address, "main", freed_after(7)).await.unwrap(), 8);
+            let began = time::Instant::now();
+            let error = patiently(address, "main", freed_after(u32::MAX)).await.unwrap_err();
+            assert!(error.to_string().contains("another process listens there"), "{error}");
+            assert!(began.elapsed() >= PORT_PATIENCE);
+            let refused = || Err::<u32, _>(io::ErrorKind::PermissionDenied.into());
+            assert!(patiently(address, "main", refused).await.is_err());
+        });
     }
 
     #[test]

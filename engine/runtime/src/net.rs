@@ -34,6 +34,18 @@ impl TcpListener {
         Ok(Self(real::net::Listener::bind(addr, reuse_port)?))
     }
 
+    /// Finds out whether `addr` is free, without listening there. Gives it back with the port that
+    /// was chosen if that was 0. A port that may be shared is shared with whoever else may: this is
+    /// how the first shard of a node makes sure that it is nobody's yet.
+    ///
+    /// # Errors
+    /// `AddrInUse` if anybody listens there; what else the operating system says; `Unsupported` in
+    /// the simulator.
+    pub fn probe(addr: SocketAddr) -> io::Result<SocketAddr> {
+        real_only()?;
+        real::net::Listener::probe(addr)
+    }
+
     /// The address that it listens on: with the port that was chosen if that was 0.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {

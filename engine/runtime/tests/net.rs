@@ -111,6 +111,23 @@ fn listeners_share_a_port_only_when_told_so() {
 }
 
 #[test]
+fn a_probe_finds_whoever_listens_and_only_them() {
+    on_shards(1, |_: ShardContext<(), ()>| async {
+        let free = TcpListener::probe(ANY_PORT).unwrap();
+        assert_ne!(free.port(), 0);
+        let shared = TcpListener::bind(free, true).unwrap();
+        assert_eq!(TcpListener::probe(free).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+        // What the listener accepted outlives it, as in a process that was killed.
+        let client = TcpStream::connect(free).await.unwrap();
+        let accepted = shared.accept().await.unwrap();
+        drop(shared);
+        assert_eq!(TcpListener::probe(free).unwrap(), free);
+        TcpListener::bind(free, true).unwrap();
+        drop((client, accepted));
+    });
+}
+
+#[test]
 fn a_stream_serves_as_futures_io() {
     on_shards(1, |_: ShardContext<(), ()>| async {
         let listener = TcpListener::bind(ANY_PORT, true).unwrap();

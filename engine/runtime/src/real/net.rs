@@ -29,17 +29,17 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) fn bind(addr: SocketAddr, reuse_port: bool) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        if reuse_port {
-            socket.set_reuse_port(true)?;
-        }
-        socket.bind(&addr.into())?;
+        let socket = bind(addr, reuse_port)?;
         socket.listen(BACKLOG)?;
-        let local_addr = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+        let local_addr = local_addr(&socket)?;
         // SAFETY: the descriptor is a listening TCP socket, and its ownership goes along.
         let inner = unsafe { GlommioListener::from_raw_fd(socket.into_raw_fd()) };
         Ok(Self { inner, local_addr })
+    }
+
+    /// The kernel lets nobody bind where somebody listens, unless both share the port.
+    pub(crate) fn probe(addr: SocketAddr) -> io::Result<SocketAddr> {
+        local_addr(&bind(addr, false)?)
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
@@ -54,6 +54,21 @@ impl Listener {
         let fd = borrow(accepted.as_raw_fd()).try_clone_to_owned()?;
         Ok((fd, peer))
     }
+}
+
+fn bind(addr: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of a node that was killed linger; only somebody who listens is in the way.
+    socket.set_reuse_address(true)?;
+    if reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+fn local_addr(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
