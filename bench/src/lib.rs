@@ -1,3 +1,13 @@
-//! Probes of what a machine and Corelog's own parts can do. The load generator joins them here.
+//! The load generator, what it measures, and probes of what a machine can do.
+//!
+//! | Module | Owns |
+//! |---|---|
+//! | [`plan`] | what a run is: every axis, with its units and limits |
+//! | [`load`] | the run itself: arrivals, records, producers, consumers, verification |
+//! | [`result`] | what a run leaves behind: the report, histogram logs, percentile files |
+//! | [`journal`] | a probe of the journal |
 
 pub mod journal;
+pub mod load;
+pub mod plan;
+pub mod result;

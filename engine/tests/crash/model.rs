@@ -136,7 +136,7 @@ impl PartitionModel {
         if let Some(trim) = self.maybe_trim.take()
             && start == trim
         {
-            self.log_start = trim;
+            self.trimmed_to(trim);
         }
         if start != self.log_start {
             return Err(format!("{target}: the log starts at {start}, not {}", self.log_start));
@@ -182,6 +182,12 @@ impl PartitionModel {
             self.limbo.clear();
         }
         Ok(())
+    }
+
+    /// The log starts at `to` now; nothing is promised of what was before it.
+    pub fn trimmed_to(&mut self, to: i64) {
+        self.log_start = to;
+        self.records = self.records.split_off(&to);
     }
 
     /// Records at and after `end` were taken back.

@@ -314,9 +314,7 @@ async fn trim(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
         Ok(log_start) if log_start.0 == to => {
             let mut cell = cell.borrow_mut();
             cell.maybe_trim = None;
-            cell.log_start = to;
-            let kept = cell.records.split_off(&to);
-            cell.records = kept;
+            cell.trimmed_to(to);
             Ok(())
         }
         Ok(log_start) => Err(format!("{target}: trimmed to {to}, the log starts at {log_start}")),

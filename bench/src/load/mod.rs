@@ -1,0 +1,3 @@
+//! The run itself.
+
+pub mod stamp;
