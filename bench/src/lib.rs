@@ -8,7 +8,7 @@
 //! | [`process`] | what a process uses: CPU, memory |
 //! | [`journal`] | a probe of the journal |
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 pub mod journal;
 pub mod load;
