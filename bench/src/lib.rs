@@ -7,6 +7,8 @@
 //! | [`result`] | what a run leaves behind: the report, histogram logs, percentile files |
 //! | [`journal`] | a probe of the journal |
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod journal;
 pub mod load;
 pub mod plan;
