@@ -461,6 +461,10 @@ fn verification(plan: &Plan, outcome: &mut Outcome) -> Option<Verification> {
         may_duplicate: outcome.sent_twice && !plan.idempotent,
         may_reorder: false,
     };
-    let verifiers = std::mem::take(&mut outcome.verifiers).into_values().collect();
-    Some(judge(verifiers, &outcome.sent, promise))
+    let groups: Vec<_> = std::mem::take(&mut outcome.verifiers).into_values().collect();
+    let name_of = |part: u32| {
+        let name = usize::try_from(part).ok().and_then(|part| outcome.part_names.get(part));
+        name.cloned().unwrap_or_else(|| format!("partition {part}"))
+    };
+    Some(judge(&groups, &outcome.sent, promise, &name_of))
 }

@@ -128,6 +128,8 @@ pub(super) struct Shared {
 /// What the executors leave behind.
 #[derive(Default)]
 pub(super) struct Outcome {
+    /// Partitions of the run, as people call them.
+    pub(super) part_names: Vec<String>,
     /// By producer and partition.
     pub(super) sent: BTreeMap<(u32, u32), Sent>,
     /// By group.

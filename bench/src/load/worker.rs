@@ -20,7 +20,7 @@ use futures_util::future::{Either, join_all, select};
 use super::consumer::Consumer;
 use super::producer::Producer;
 use super::recorder::Recorder;
-use super::routes::Routes;
+use super::routes::{Part, Routes};
 use super::shared::{Clock, Setup, Shared};
 
 /// Between the moment at which everybody is connected, and the start.
@@ -66,6 +66,10 @@ async fn work(executor: &Executor, shared: &Arc<Shared>) -> Result<()> {
     }
     let setup = shared.setup.subscribe().wait_for(Option::is_some).await?.clone().context("waited for")?;
     let routes = Rc::new(Routes::new(client.clone(), &setup.topics).await?);
+    if executor.shard == 0 {
+        let name = |part: &Part| format!("{}-{}", routes.topics[part.topic].name, part.partition);
+        shared.outcome().part_names = routes.parts.iter().map(name).collect();
+    }
     let clock = Rc::new(Clock::new());
     let recorder = Rc::new(Recorder::new(shared.phases.measured.clone()));
     let crew = Crew { executor, shared, setup: &setup, routes: &routes, clock: &clock, recorder: &recorder };

@@ -2,4 +2,6 @@
 
 pub mod latency;
 pub mod machine;
+pub mod interval_log;
+pub mod percentile_file;
 pub mod report;
