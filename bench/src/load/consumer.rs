@@ -151,7 +151,8 @@ impl Consumer {
         }
         let links: Vec<_> = self.state.borrow_mut().links.values_mut().filter_map(|it| it.0.take()).collect();
         links.iter().for_each(|link| link.close(&Broken::TimedOut));
-        let verifier = std::mem::replace(&mut self.state.borrow_mut().verifier, Verifier::new(self.shared.run));
+        let verifier =
+            std::mem::replace(&mut self.state.borrow_mut().verifier, Verifier::new(self.shared.run));
         let mut outcome = self.shared.outcome();
         match outcome.verifiers.entry(self.group) {
             std::collections::btree_map::Entry::Vacant(place) => drop(place.insert(verifier)),
@@ -201,8 +202,10 @@ impl Consumer {
         let count = self.parts.len();
         state.first = (state.first + 1) % count.max(1);
         let first = state.first;
-        let asked: Vec<usize> =
-            (0..count).map(|at| (first + at) % count).filter(|at| self.routes.leader(self.parts[*at]) == node).collect();
+        let asked: Vec<usize> = (0..count)
+            .map(|at| (first + at) % count)
+            .filter(|at| self.routes.leader(self.parts[*at]) == node)
+            .collect();
         if asked.is_empty() {
             return;
         }
@@ -324,11 +327,11 @@ impl Consumer {
         let base_offset = batch.header.base_offset;
         let records = match (crc_ok(batch.bytes), batch.records(&mut state.scratch, DECOMPRESSED_BYTES_MAX)) {
             (true, Ok(records)) => records,
-            _ => return state.verifier.unreadable(part, base_offset),
+            _ => return state.verifier.see_bad_batch(part, base_offset),
         };
         let mut same: Option<(u64, u64)> = None;
         for record in records {
-            let Ok(record) = record else { return state.verifier.unreadable(part, base_offset) };
+            let Ok(record) = record else { return state.verifier.see_bad_batch(part, base_offset) };
             let offset = base_offset + i64::from(record.offset_delta);
             if offset < from {
                 continue;
@@ -374,8 +377,7 @@ impl Consumer {
                 return;
             }
             consumer.routes.refresh().await;
-            let is_open =
-                consumer.state.borrow().links.get(&node).is_some_and(|(link, _)| link.is_some());
+            let is_open = consumer.state.borrow().links.get(&node).is_some_and(|(link, _)| link.is_some());
             if !is_open && let Err(error) = consumer.connect(node).await {
                 tracing::debug!(%error, node, "reconnecting failed");
                 continue;

@@ -7,10 +7,9 @@
 //!
 //! | Module | Owns |
 //! |---|---|
-//! | [`arrivals`], [`payload`], [`stamp`] | when a record is due, what is in it (pure) |
+//! | [`arrivals`], [`keys`], [`payload`], [`stamp`] | when a record is due, what is in it (pure) |
 //! | [`verify`] | what must have arrived, and what did (pure) |
-//! | [`sweep`], [`scenario`] | several runs in a row (pure) |
-//! | `batch`, `producer` | records into batches into requests |
+//! //! | `batch`, `producer` | records into batches into requests |
 //! | `consumer` | fetches, and what they bring |
 //! | `link` | one connection: requests out, replies in, when each was written |
 //! | `routes` | which broker leads which partition |
@@ -21,6 +20,7 @@
 pub mod arrivals;
 mod batch;
 mod consumer;
+pub mod keys;
 mod link;
 pub mod payload;
 mod producer;
@@ -31,3 +31,13 @@ mod shared;
 pub mod stamp;
 pub mod verify;
 mod worker;
+
+/// The whole part of a number that is not negative; larger ones than fit become the largest.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a cast from a float saturates, which is what is wanted"
+)]
+fn whole(value: f64) -> u64 {
+    value as u64
+}

@@ -135,7 +135,9 @@ impl Producer {
             index,
             limits: BatchLimits {
                 bytes: plan.batch_bytes,
-                records: plan.batch_records.map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX)),
+                records: plan
+                    .batch_records
+                    .map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX)),
             },
             linger_ns: u64::try_from(Duration::from_secs_f64(plan.linger_ms / 1e3).as_nanos())
                 .unwrap_or(u64::MAX),
@@ -272,9 +274,8 @@ impl Producer {
             let key = record.key();
             (self.part_of(&state, key), key.map_or(0, <[u8]>::len) + record.value_bytes())
         };
-        let has_room = |state: &State| {
-            state.open[part].as_ref().is_none_or(|batch| batch.has_room(bytes, self.limits))
-        };
+        let has_room =
+            |state: &State| state.open[part].as_ref().is_none_or(|batch| batch.has_room(bytes, self.limits));
         if !has_room(&self.state.borrow()) {
             self.send_ready(now_ns, false);
             if !has_room(&self.state.borrow()) {
@@ -314,7 +315,8 @@ impl Producer {
         match key {
             None => state.current_part,
             Some(key) => {
-                let parts = i32::try_from(self.routes.parts.len()).expect("partitions are counted in 32 bits");
+                let parts =
+                    i32::try_from(self.routes.parts.len()).expect("partitions are counted in 32 bits");
                 usize::try_from(partition_for_key(key, parts)).expect("not negative")
             }
         }
@@ -364,7 +366,8 @@ impl Producer {
             }
             let batch = open[part].take().expect("just looked at");
             let sequence = &mut state.next_idempotent[part];
-            let closed = batch.close(part, self.identity, sequence).expect("the codecs write what they are given");
+            let closed =
+                batch.close(part, self.identity, sequence).expect("the codecs write what they are given");
             bytes += closed.batch.len();
             turned |= part == current_part;
             request.push(closed);
@@ -510,7 +513,8 @@ impl Producer {
         let leader = state.leader(node);
         leader.open.take(|open| if open == part { Take::Yes } else { Take::No });
         let sequence = &mut state.next_idempotent[part];
-        let closed = batch.close(part, self.identity, sequence).expect("the codecs write what they are given");
+        let closed =
+            batch.close(part, self.identity, sequence).expect("the codecs write what they are given");
         self.next_part(state);
         Some((node, vec![closed]))
     }
@@ -536,9 +540,12 @@ impl Producer {
         let limit = time::Instant::now() + self.request_timeout() + OVERTIME_MIN;
         loop {
             self.send_ready(self.clock.now_ns(), true);
-            let is_done = self.state.borrow().leaders.values().all(|leader| {
-                leader.in_flight == 0 && leader.again.is_empty() && leader.open.is_empty()
-            });
+            let is_done = self
+                .state
+                .borrow()
+                .leaders
+                .values()
+                .all(|leader| leader.in_flight == 0 && leader.again.is_empty() && leader.open.is_empty());
             if is_done || time::Instant::now() >= limit || self.is_stopping() {
                 break;
             }
@@ -644,13 +651,16 @@ impl Producer {
                 let topic = &self.routes.topics[part.topic].name;
                 let detail = answer.error_message.as_ref().map(|it| format!(" ({it})")).unwrap_or_default();
                 let partition = part.partition;
-                Verdict::Fatal(anyhow!("producing to '{topic}' partition {partition} was refused: {code}{detail}"))
+                Verdict::Fatal(anyhow!(
+                    "producing to '{topic}' partition {partition} was refused: {code}{detail}"
+                ))
             }
         }
     }
 
     fn take_reply(&self, sent: &Sent<Request>, reply: &[u8], version: i16) -> Result<Option<String>> {
-        let (_, response) = ProduceResponse::decode(version, reply).context("a produce was answered wrongly")?;
+        let (_, response) =
+            ProduceResponse::decode(version, reply).context("a produce was answered wrongly")?;
         let now_ns = self.clock.now_ns();
         let mut refused = Counts::default();
         for (place, batch) in sent.request.iter().enumerate() {

@@ -6,10 +6,8 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::BufWriter;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::SeqCst;
-use std::sync::atomic::{AtomicUsize};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
@@ -107,7 +105,12 @@ pub struct Done {
 /// # Errors
 /// A plan that cannot be run; a broker that is not reached, or refuses; files that cannot be
 /// written.
-pub fn run(name: &str, plan: &Plan, options: &RunOptions, watch: &mut dyn FnMut(Progress<'_>)) -> Result<Done> {
+pub fn run(
+    name: &str,
+    plan: &Plan,
+    options: &RunOptions,
+    watch: &mut dyn FnMut(Progress<'_>),
+) -> Result<Done> {
     plan.check()?;
     let shared = Arc::new(share(plan, options)?);
     let workers = start_workers(&shared, options)?;
@@ -225,7 +228,8 @@ impl<'a> Watcher<'a> {
         let Some(now_ns) = self.elapsed_ns() else { return Ok(()) };
         let live = &self.shared.live;
         let measured = &self.shared.phases.measured;
-        let (produced_ns, is_produced) = (live.produced_ns.load(SeqCst), *self.shared.producing.borrow() == 0);
+        let (produced_ns, is_produced) =
+            (live.produced_ns.load(SeqCst), *self.shared.producing.borrow() == 0);
         if self.begin.is_none() && now_ns >= measured.start {
             self.begin = Some(self.edge(now_ns)?);
         }
@@ -276,7 +280,8 @@ impl<'a> Watcher<'a> {
                 format!("corelog bench {}, step {}", env!("CARGO_PKG_VERSION"), self.name),
                 "nanoseconds; one tag for each metric; only records of the measured phase".to_owned(),
             ];
-            let writer = IntervalLogWriter::new(BufWriter::new(file), SystemTime::now() - elapsed, &comments)?;
+            let writer =
+                IntervalLogWriter::new(BufWriter::new(file), SystemTime::now() - elapsed, &comments)?;
             self.log = Some(writer);
         }
         Ok(self.log.as_mut().expect("just made"))
@@ -322,7 +327,8 @@ impl<'a> Watcher<'a> {
             }
             latency.insert(metric, summarize(histogram));
             let path = options.out.join(format!("{}.{}.hgrm", file_name(self.name), metric.name()));
-            let file = File::create(&path).with_context(|| format!("{} cannot be created", path.display()))?;
+            let file =
+                File::create(&path).with_context(|| format!("{} cannot be created", path.display()))?;
             write_hgrm(BufWriter::new(file), histogram, NS_PER_MS).context("writing a percentile file")?;
             files.insert(format!("hgrm.{}", metric.name()), relative(&path));
         }
@@ -419,7 +425,8 @@ fn relative(path: &Path) -> PathBuf {
 
 /// A step's name as part of a file's.
 fn file_name(step: &str) -> String {
-    let plain = |letter: char| if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '-' };
+    let plain =
+        |letter: char| if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '-' };
     step.chars().map(plain).collect()
 }
 

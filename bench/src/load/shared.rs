@@ -64,7 +64,8 @@ pub(crate) struct Phases {
 
 impl Phases {
     pub(crate) fn of(plan: &Plan) -> Self {
-        let ns = |seconds: f64| u64::try_from(Duration::from_secs_f64(seconds).as_nanos()).unwrap_or(u64::MAX);
+        let ns =
+            |seconds: f64| u64::try_from(Duration::from_secs_f64(seconds).as_nanos()).unwrap_or(u64::MAX);
         let begin = ns(plan.warm_up_s);
         // A run of so many records lasts as long as it lasts.
         let end = if plan.records.is_some() { u64::MAX } else { begin + ns(plan.duration_s) };

@@ -44,6 +44,9 @@ pub enum StampError {
     /// The key or the value is not what was written.
     #[error("its checksum is wrong")]
     BadChecksum,
+    /// The record batch that it came in cannot be read.
+    #[error("its batch cannot be read, or has a wrong checksum")]
+    BadBatch,
 }
 
 impl Stamp {

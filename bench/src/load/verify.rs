@@ -108,6 +108,12 @@ impl Verifier {
         }
     }
 
+    /// A batch was fetched whose records cannot be read: it counts as one corrupt record, and those
+    /// that were in it are missing.
+    pub fn see_bad_batch(&mut self, partition: u32, base_offset: i64) {
+        self.see_corrupt(partition, base_offset, StampError::BadBatch);
+    }
+
     /// A record was read from this partition, which is its index among all of the run. Returns when
     /// it was to be sent, in ns since the run's start, if it is a good record of this run that was
     /// not read before.

@@ -140,8 +140,7 @@ async fn set_up(client: &Client, shared: &Shared) -> Result<Setup> {
 /// An offset of every partition of the run.
 async fn offsets(client: &Client, routes: &Routes, spec: OffsetSpec) -> Result<Vec<i64>> {
     let name = |topic: usize| Rc::clone(&routes.topics[topic].name);
-    let wanted: Vec<_> =
-        routes.parts.iter().map(|part| ((name(part.topic), part.partition), spec)).collect();
+    let wanted: Vec<_> = routes.parts.iter().map(|part| ((name(part.topic), part.partition), spec)).collect();
     let found = Admin::new(client.clone()).list_offsets(&wanted, IsolationLevel::ReadUncommitted).await?;
     found
         .iter()
