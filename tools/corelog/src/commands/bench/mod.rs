@@ -1,0 +1,20 @@
+//! `corelog bench`, one file a command.
+
+mod journal;
+mod run;
+mod summary;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::{Bench, BenchCommand};
+use crate::out::Format;
+
+/// Runs one of them.
+pub(crate) fn run(bench: Bench, format: Format) -> Result<ExitCode> {
+    match bench.command {
+        None => run::run(&bench.run, format),
+        Some(BenchCommand::Journal(arguments)) => journal::run(arguments, format),
+    }
+}
