@@ -5,9 +5,13 @@
 //! | [`plan`] | what a run is: every axis, with its units and limits |
 //! | [`load`] | the run itself: arrivals, records, producers, consumers, verification |
 //! | [`result`] | what a run leaves behind: the report, histogram logs, percentile files |
+//! | [`process`] | what a process uses: CPU, memory |
 //! | [`journal`] | a probe of the journal |
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod journal;
 pub mod load;
 pub mod plan;
+pub mod process;
 pub mod result;

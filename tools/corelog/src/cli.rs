@@ -22,7 +22,7 @@ commands are Kafka clients: they work with any Kafka that --bootstrap names.";
 
 /// An event streaming engine that every Kafka client can use unchanged.
 #[derive(Debug, Parser)]
-#[command(name = "corelog", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "corelog", version = crate::revision::VERSION, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Cli {
     /// What is logged, to stderr: error, warn, info, debug or trace; also per module, as in
     /// "info,corelog_net=debug".

@@ -12,6 +12,7 @@ mod config;
 mod explain;
 mod node;
 mod out;
+mod revision;
 
 use std::process::ExitCode;
 
