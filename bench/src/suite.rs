@@ -17,7 +17,6 @@ use crate::node::{Node, NodeSpec};
 use crate::plan::{Plan, Rate};
 use crate::result::machine::{describe_machine, describe_storage};
 use crate::result::report::{Broker, FORMAT, Knee, Metric, Report, Run};
-use crate::revision;
 
 /// What is driven.
 #[derive(Debug, Clone)]
@@ -46,6 +45,8 @@ pub struct SuiteOptions {
     pub out: PathBuf,
     /// The command, as it was given.
     pub command: Vec<String>,
+    /// Revision of the sources that the generator was built from.
+    pub revision: String,
 }
 
 /// Hears how it goes.
@@ -85,7 +86,7 @@ pub fn run(scenario: &Scenario, options: &SuiteOptions, watch: &mut dyn Watch) -
     let report = Report {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        revision: revision::REVISION.to_owned(),
+        revision: options.revision.clone(),
         command: options.command.clone(),
         started,
         scenario: scenario.name.clone(),

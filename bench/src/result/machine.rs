@@ -25,7 +25,7 @@ pub fn describe_machine() -> Machine {
     let cpu_info = line(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), "model name");
     let memory = line(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemTotal");
     let kib = memory.and_then(|it| it.trim_end_matches("kB").trim().parse::<u64>().ok());
-    let kernel = ["osrelease", "version"].map(|it| read(&format!("/proc/sys/kernel/{it}")));
+    let kernel = ["osrelease", "version"].map(|it| read(format!("/proc/sys/kernel/{it}")));
     Machine {
         cpu: format!("{} ({})", cpu_info.unwrap_or_else(|| UNKNOWN.to_owned()), std::env::consts::ARCH),
         cores: allowed_cores().map_or(0, |it| it.len()),

@@ -124,6 +124,7 @@ fn options(arguments: &BenchRun) -> Result<SuiteOptions> {
             .enumerate()
             .map(|(at, argument)| if at == 0 { program_name(&argument) } else { argument })
             .collect(),
+        revision: crate::revision::REVISION.to_owned(),
     })
 }
 
