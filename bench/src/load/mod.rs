@@ -3,7 +3,9 @@
 pub mod arrivals;
 pub mod keys;
 pub mod payload;
+pub mod scenario;
 pub mod stamp;
+pub mod sweep;
 pub mod verify;
 
 /// The whole part of a number that is not negative; larger ones than fit become the largest.
