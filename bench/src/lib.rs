@@ -20,3 +20,4 @@ pub mod node;
 pub mod plan;
 pub mod process;
 pub mod result;
+pub mod suite;

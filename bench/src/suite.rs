@@ -7,12 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::load::run::{self, Done, Progress, RunOptions};
 use crate::load::scenario::{Scenario, Step};
-use crate::load::sweep::{StepResult, Sweep};
+use crate::load::sweep::{StepResult, Sweep, SweepSpec};
 use crate::node::{Node, NodeSpec};
 use crate::plan::{Plan, Rate};
 use crate::result::machine::{describe_machine, describe_storage};
@@ -89,7 +89,7 @@ pub fn run(scenario: &Scenario, options: &SuiteOptions, watch: &mut dyn Watch) -
         revision: options.revision.clone(),
         command: options.command.clone(),
         started,
-        scenario: scenario.name.clone(),
+        scenario: Some(scenario.name.clone()),
         machine: describe_machine(),
         broker: driven.describe(scenario)?,
         runs,
@@ -186,7 +186,7 @@ struct Series<'a> {
 impl Series<'_> {
     fn all(&mut self, scenario: &Scenario) -> Result<Option<Knee>> {
         let knee = match &scenario.sweep {
-            Some(spec) => self.sweep(&scenario.plan, Sweep::new(spec), spec.step_s)?,
+            Some(spec) => self.sweep(&scenario.plan, *spec)?,
             None => None,
         };
         for step in &scenario.steps {
@@ -216,13 +216,14 @@ impl Series<'_> {
         Ok(done)
     }
 
-    fn sweep(&mut self, plan: &Plan, mut sweep: Sweep, step_s: f64) -> Result<Option<Knee>> {
+    fn sweep(&mut self, plan: &Plan, spec: SweepSpec) -> Result<Option<Knee>> {
         ensure!(plan.arrivals.is_open_loop(), "a sweep needs open-loop arrivals: constant or poisson");
+        spec.check()?;
+        let mut sweep = Sweep::new(spec);
         while let Some(rate) = sweep.next_rate() {
             let plan = Plan {
                 rate: Some(Rate::PerSecond(rate)),
-                warm_up_s: plan.warm_up_s.min(step_s / 2.0),
-                duration_s: step_s,
+                duration_s: spec.step_s,
                 records: None,
                 catch_up_s: 0.0,
                 ..plan.clone()
@@ -231,19 +232,26 @@ impl Series<'_> {
             if self.interrupted {
                 return Ok(None);
             }
-            let held = sweep.observe(rate, &step_result(&done.run));
-            self.watch.tried(&done.run, held);
+            let has_held = sweep.observe(rate, &step_result(&done));
+            self.watch.tried(&done.run, has_held);
         }
-        Ok(sweep.knee())
+        match sweep.knee() {
+            Some(knee) => Ok(Some(knee)),
+            None => bail!("no rate held: {}", sweep.why_not().unwrap_or("nothing was tried")),
+        }
     }
 }
 
-fn step_result(run: &Run) -> StepResult {
+fn step_result(done: &Done) -> StepResult {
+    let run = &done.run;
     let p99_us = run.latency.get(&Metric::Response).and_then(|it| it.percentiles_us.get("99")).copied();
     StepResult {
         achieved_per_s: run.produced.records_per_s,
-        p99_ms: p99_us.map_or(f64::INFINITY, |us| us / 1e3),
-        failed: run.produced.errors + run.produced.timeouts,
+        p99_ms: p99_us.map(|us| us / 1e3),
+        p50_first_third_ms: done.p50_first_third_ms,
+        p50_last_third_ms: done.p50_last_third_ms,
+        errors: run.produced.errors + run.produced.timeouts,
+        client_bound: run.client.client_bound.clone(),
     }
 }
 

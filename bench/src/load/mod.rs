@@ -9,7 +9,8 @@
 //! |---|---|
 //! | [`arrivals`], [`keys`], [`payload`], [`stamp`] | when a record is due, what is in it (pure) |
 //! | [`verify`] | what must have arrived, and what did (pure) |
-//! //! | `batch`, `producer` | records into batches into requests |
+//! //! | [`sweep`], [`scenario`] | several runs in a row (pure) |
+//! | `batch`, `producer` | records into batches into requests |
 //! | `consumer` | fetches, and what they bring |
 //! | `link` | one connection: requests out, replies in, when each was written |
 //! | `routes` | which broker leads which partition |
@@ -27,8 +28,10 @@ mod producer;
 mod recorder;
 mod routes;
 pub mod run;
+pub mod scenario;
 mod shared;
 pub mod stamp;
+pub mod sweep;
 pub mod verify;
 mod worker;
 

@@ -96,6 +96,10 @@ pub struct Done {
     pub run: Run,
     /// Response times of the measured phase in ns, to draw.
     pub response: Histogram<u64>,
+    /// Median response time of the first third of the measured phase, in ms, by whole seconds.
+    pub p50_first_third_ms: Option<f64>,
+    /// Of the last third.
+    pub p50_last_third_ms: Option<f64>,
     /// It was asked to stop before its end.
     pub interrupted: bool,
 }
@@ -180,6 +184,8 @@ struct Watcher<'a> {
     /// Whole seconds that were taken.
     seconds: u64,
     total: Interval,
+    /// Median response times in ms of the seconds that have any.
+    medians_ms: Vec<f64>,
     begin: Option<Edge>,
     end: Option<Edge>,
     produced: Option<Edge>,
@@ -198,6 +204,7 @@ impl<'a> Watcher<'a> {
             log_path: options.out.join(format!("{}.hlog", file_name(name))),
             seconds: 0,
             total: Interval::new(),
+            medians_ms: Vec::new(),
             begin: None,
             end: None,
             produced: None,
@@ -265,6 +272,10 @@ impl<'a> Watcher<'a> {
             if !histogram.is_empty() {
                 self.log()?.write(metric, from, length, histogram).context("writing the interval log")?;
             }
+        }
+        let response = interval.of(Metric::Response);
+        if !response.is_empty() {
+            self.medians_ms.push(response.value_at_quantile(0.5) as f64 / NS_PER_MS);
         }
         self.seconds = second;
         self.total.add(&interval);
@@ -360,7 +371,14 @@ impl<'a> Watcher<'a> {
             files,
         };
         let response = std::mem::replace(&mut self.total.latency[0], histogram());
-        Ok(Done { run, response, interrupted: outcome.interrupted })
+        let third = self.medians_ms.len().div_ceil(3);
+        Ok(Done {
+            run,
+            response,
+            p50_first_third_ms: mean(&self.medians_ms[..third]),
+            p50_last_third_ms: mean(&self.medians_ms[self.medians_ms.len() - third..]),
+            interrupted: outcome.interrupted,
+        })
     }
 
     /// Whether consumers began when producers were done: then they are measured by themselves.
@@ -417,6 +435,10 @@ impl<'a> Watcher<'a> {
         };
         ClientUse { cores: options.cores.clone(), cpu_share, cpu_s, client_bound }
     }
+}
+
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 fn relative(path: &Path) -> PathBuf {

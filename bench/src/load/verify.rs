@@ -3,7 +3,7 @@
 //! A [`Verifier`] belongs to one consumer and sees what it reads; it keeps the next sequence number
 //! of every producer and partition, and of what is missing below it, ranges. So its memory does not
 //! grow with the number of records as long as all is well. When the run is over, those of a group
-//! are merged, and [`judge`] compares them with what the producers sent.
+//! are merged, and [`judge()`] compares them with what the producers sent.
 //!
 //! It does not look at offsets, except to say where something was found: a consumer passes in what
 //! it reads once, and compacted or transactional topics have gaps.

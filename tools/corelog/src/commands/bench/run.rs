@@ -50,15 +50,12 @@ fn scenario(arguments: &BenchRun) -> Result<Scenario> {
     let mut scenario = match &arguments.scenario {
         Some(path) => Scenario::load(path)?,
         None if arguments.load.is_given() || arguments.sweep || arguments.topic.is_some() => plain(arguments),
-        None => Scenario::parse("default", DEFAULT_SCENARIO)?,
+        None => Scenario::parse(Path::new("default.toml"), DEFAULT_SCENARIO)?,
     };
     let mut apply = |plan: &mut Plan| {
         arguments.load.apply(plan);
         if let Some(topic) = &arguments.topic {
             plan.topic.clone_from(topic);
-        }
-        if arguments.durability_of_topics() {
-            plan.topic_configs.insert("corelog.durability".to_owned(), "write".to_owned());
         }
     };
     apply(&mut scenario.plan);
@@ -71,7 +68,7 @@ fn plain(arguments: &BenchRun) -> Scenario {
     let plan = Plan::default();
     let sweep = arguments.sweep.then(|| SweepSpec {
         start_rate: arguments.sweep_start,
-        p99_ms: arguments.sweep_p99_ms,
+        p99_ms: Some(arguments.sweep_p99_ms),
         step_s: arguments.sweep_step,
         ..SweepSpec::default()
     });
@@ -79,7 +76,7 @@ fn plain(arguments: &BenchRun) -> Scenario {
         Some(_) => Vec::new(),
         None => vec![Step { name: "run".to_owned(), plan: plan.clone() }],
     };
-    Scenario { name: None, about: String::new(), plan, sweep, steps }
+    Scenario { name: "plain".to_owned(), about: String::new(), plan, sweep, steps }
 }
 
 fn options(arguments: &BenchRun) -> Result<SuiteOptions> {
