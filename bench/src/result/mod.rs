@@ -1,5 +1,6 @@
 //! What a run leaves behind.
 
+pub mod compare;
 pub mod interval_log;
 pub mod latency;
 pub mod machine;
