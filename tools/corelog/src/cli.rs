@@ -1,5 +1,7 @@
 //! What can be typed.
 
+mod bench_sink;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use corelog_net::client::producer::Codec;
 
 use crate::commands::start::From;
 use crate::out::Format;
+pub(crate) use bench_sink::BenchSink;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,6 +65,7 @@ pub(crate) enum Command {
 pub(crate) enum Bench {
     /// The journal's commit time, alone and beside the write-behind of many segments.
     Journal(BenchJournal),
+    Sink(BenchSink),
 }
 
 #[derive(Debug, Clone, Args)]
