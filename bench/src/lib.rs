@@ -9,6 +9,7 @@
 //! | [`node`] | a node as a child process |
 //! | [`cores`] | which cores the node and the generator get |
 //! | [`process`] | what a process uses: CPU, memory |
+//! | [`sink`] | a broker that only acknowledges, to measure and to test load generators |
 //! | [`journal`] | a probe of the journal |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
@@ -20,4 +21,5 @@ pub mod node;
 pub mod plan;
 pub mod process;
 pub mod result;
+pub mod sink;
 pub mod suite;

@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod bench;
+mod bench_sink;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use corelog_net::client::producer::Codec;
 
 use crate::commands::start::From;
 use crate::out::Format;
+pub(crate) use bench_sink::BenchSink;
 
 const EXAMPLES: &str = "\
 Examples:

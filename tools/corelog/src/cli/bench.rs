@@ -38,6 +38,7 @@ pub(crate) struct Bench {
 pub(crate) enum BenchCommand {
     /// The journal's commit time, alone and beside the write-behind of many segments.
     Journal(BenchJournal),
+    Sink(super::BenchSink),
 }
 
 /// Which load, where, and what becomes of the results.

@@ -2,6 +2,7 @@
 
 mod journal;
 mod run;
+mod sink;
 mod summary;
 
 use std::process::ExitCode;
@@ -16,5 +17,6 @@ pub(crate) fn run(bench: Bench, format: Format) -> Result<ExitCode> {
     match bench.command {
         None => run::run(&bench.run, format),
         Some(BenchCommand::Journal(arguments)) => journal::run(arguments, format),
+        Some(BenchCommand::Sink(arguments)) => sink::run(arguments, format),
     }
 }
