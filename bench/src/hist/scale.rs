@@ -98,6 +98,15 @@ impl fmt::Display for RoundTime {
     }
 }
 
+/// A number with its thousands apart.
+#[must_use]
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|it| str::from_utf8(it).ok()).collect();
+    groups.join(",")
+}
+
 /// A line of an axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tick {

@@ -2,6 +2,8 @@
 
 use hdrhistogram::Histogram;
 
+use super::read::Recording;
+
 /// A percentile needs so many samples beyond it.
 pub const SAMPLES_BEYOND_MIN: u64 = 10;
 
@@ -45,6 +47,15 @@ impl Summary {
             max_ns: histogram.max(),
             percentiles_ns: PERCENTILES.map(percentile),
         }
+    }
+}
+
+impl Summary {
+    /// Of what a file holds, with the mean that the file states.
+    #[must_use]
+    pub fn of_recording(recording: &Recording) -> Self {
+        let summary = Self::of(&recording.histogram);
+        Self { mean_ns: recording.stated_mean_ns.unwrap_or(summary.mean_ns), ..summary }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What can be typed.
 
+pub(crate) mod hist;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,6 +57,8 @@ pub(crate) enum Command {
     /// Measures what this machine does with Corelog's own parts.
     #[command(subcommand)]
     Bench(Bench),
+    /// Shows latency histograms: percentiles, a drawing, a page.
+    Hist(hist::Hist),
 }
 
 /// What to measure.

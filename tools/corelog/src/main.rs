@@ -47,6 +47,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Command::Dump(dump) => commands::disk::dump::run(dump, format),
                 Command::Verify(verify) => commands::disk::verify::run(verify, format),
                 Command::Bench(cli::Bench::Journal(journal)) => commands::bench::run(journal, format),
+                Command::Hist(hist) => commands::hist::run(&hist, format),
             }
         }
     }
