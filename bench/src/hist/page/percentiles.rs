@@ -104,8 +104,9 @@ fn draw_curve(out: &mut String, frame: Frame, curve: &Curve<'_>, index: usize, i
             ),
         );
         if is_only {
-            let (x, y) = (x - 8.0, y - 9.0);
-            push(out, format_args!("<text class=\"value end\" x=\"{x:.1}\" y=\"{y:.1}\">{time}</text>\n"));
+            // Below the dot and to its right: a curve that only rises is never there.
+            let (x, y) = (x + 7.0, y + 17.0);
+            push(out, format_args!("<text class=\"value\" x=\"{x:.1}\" y=\"{y:.1}\">{time}</text>\n"));
         }
     }
 }
