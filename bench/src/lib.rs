@@ -5,6 +5,7 @@
 //! | [`plan`] | what a run is: every axis, with its units and limits |
 //! | [`load`] | the run itself: arrivals, records, producers, consumers, verification |
 //! | [`result`] | what a run leaves behind: the report, histogram logs, percentile files |
+//! | [`hist`] | histograms from files: percentiles, drawings in a terminal, a page |
 //! | [`suite`] | several runs against one broker, and their report |
 //! | [`node`] | a node as a child process |
 //! | [`cores`] | which cores the node and the generator get |
@@ -15,6 +16,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 pub mod cores;
+pub mod hist;
 pub mod journal;
 pub mod load;
 pub mod node;

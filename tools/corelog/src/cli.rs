@@ -2,6 +2,7 @@
 
 mod bench;
 mod bench_sink;
+pub(crate) mod hist;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Drives this or any other Kafka with load and measures it.
     Bench(Box<Bench>),
+    /// Shows latency histograms: percentiles, a drawing, a page.
+    Hist(hist::Hist),
 }
 
 const SERVE_EXAMPLES: &str = "\
