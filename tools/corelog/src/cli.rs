@@ -1,11 +1,13 @@
 //! What can be typed.
 
 mod bench;
+mod bench_compare;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) use bench::{Bench, BenchCommand, BenchJournal, BenchRun, NodeDurability};
+pub(crate) use bench_compare::BenchCompare;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use corelog_net::client::producer::Codec;
 

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use corelog_bench::plan::{Acks, Arrivals, Keys, Plan, Rate, Size};
 use corelog_net::client::producer::Codec;
 
+use super::bench_compare::BenchCompare;
 use super::seconds;
 
 const EXAMPLES: &str = "\
@@ -38,6 +39,7 @@ pub(crate) struct Bench {
 pub(crate) enum BenchCommand {
     /// The journal's commit time, alone and beside the write-behind of many segments.
     Journal(BenchJournal),
+    Compare(BenchCompare),
 }
 
 /// Which load, where, and what becomes of the results.

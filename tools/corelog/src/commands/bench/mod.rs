@@ -1,5 +1,6 @@
 //! `corelog bench`, one file a command.
 
+mod compare;
 mod journal;
 mod run;
 mod summary;
@@ -16,5 +17,6 @@ pub(crate) fn run(bench: Bench, format: Format) -> Result<ExitCode> {
     match bench.command {
         None => run::run(&bench.run, format),
         Some(BenchCommand::Journal(arguments)) => journal::run(arguments, format),
+        Some(BenchCommand::Compare(arguments)) => compare::run(arguments, format),
     }
 }
