@@ -77,7 +77,8 @@ pub fn run(scenario: &Scenario, options: &SuiteOptions, watch: &mut dyn Watch) -
     for step in &scenario.steps {
         step.plan.check().with_context(|| format!("step '{}'", step.name))?;
     }
-    fs::create_dir_all(&options.out).with_context(|| format!("{} cannot be created", options.out.display()))?;
+    fs::create_dir_all(&options.out)
+        .with_context(|| format!("{} cannot be created", options.out.display()))?;
     let started = DateTime::<Utc>::from(SystemTime::now()).to_rfc3339_opts(SecondsFormat::Secs, true);
     let driven = Driven::begin(&options.target)?;
     let mut series = Series { options, driven: &driven, watch, runs: Vec::new(), interrupted: false };

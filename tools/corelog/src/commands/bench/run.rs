@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use corelog_bench::load::run::{Done, Phase, Progress};
-use corelog_bench::load::scenario::{Scenario, Step, SweepSpec};
+use corelog_bench::load::scenario::{Scenario, Step};
+use corelog_bench::load::sweep::SweepSpec;
 use corelog_bench::node::{self, NodeDurability, NodeSpec};
 use corelog_bench::plan::Plan;
 use corelog_bench::result::report::Run;
@@ -52,7 +53,7 @@ fn scenario(arguments: &BenchRun) -> Result<Scenario> {
         None if arguments.load.is_given() || arguments.sweep || arguments.topic.is_some() => plain(arguments),
         None => Scenario::parse(Path::new("default.toml"), DEFAULT_SCENARIO)?,
     };
-    let mut apply = |plan: &mut Plan| {
+    let apply = |plan: &mut Plan| {
         arguments.load.apply(plan);
         if let Some(topic) = &arguments.topic {
             plan.topic.clone_from(topic);

@@ -55,7 +55,8 @@ pub(super) fn render(outcome: &Outcome, drawn: &[Drawn]) -> String {
 
 fn write_head(text: &mut String, report: &Report) {
     let broker = &report.broker;
-    let _ = writeln!(text, "broker: {} at {}, durability: {}", broker.kind, broker.bootstrap, broker.durability);
+    let _ =
+        writeln!(text, "broker: {} at {}, durability: {}", broker.kind, broker.bootstrap, broker.durability);
     if let Some(storage) = &broker.storage {
         let (system, device, cache) = (&storage.file_system, &storage.device, &storage.write_cache);
         let _ = writeln!(text, "disk: {system} on {device}, write cache: {cache}");
@@ -95,9 +96,8 @@ fn throughput(runs: &[Run]) -> comfy_table::Table {
 
 fn latencies(runs: &[Run]) -> comfy_table::Table {
     const PERCENTILES: [&str; 6] = ["50", "90", "99", "99.9", "99.99", "99.999"];
-    let mut table = out::table([
-        "run", "latency", "samples", "p50", "p90", "p99", "p99.9", "p99.99", "p99.999", "max",
-    ]);
+    let mut table =
+        out::table(["run", "latency", "samples", "p50", "p90", "p99", "p99.9", "p99.99", "p99.999", "max"]);
     for run in runs {
         for metric in Metric::ALL {
             let Some(latency) = run.latency.get(&metric) else { continue };
