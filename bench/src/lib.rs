@@ -10,12 +10,14 @@
 //! | [`cores`] | which cores the node and the generator get |
 //! | [`process`] | what a process uses: CPU, memory |
 //! | [`journal`] | a probe of the journal |
+//! | [`machine`] | what the disk and loopback TCP can do at best |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 pub mod cores;
 pub mod journal;
 pub mod load;
+pub mod machine;
 pub mod node;
 pub mod plan;
 pub mod process;

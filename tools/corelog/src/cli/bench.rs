@@ -8,6 +8,7 @@ use corelog_bench::plan::{Acks, Arrivals, Keys, Plan, Rate, Size};
 use corelog_net::client::producer::Codec;
 
 use super::bench_compare::BenchCompare;
+use super::bench_machine::BenchMachine;
 use super::seconds;
 
 const EXAMPLES: &str = "\
@@ -40,6 +41,7 @@ pub(crate) enum BenchCommand {
     /// The journal's commit time, alone and beside the write-behind of many segments.
     Journal(BenchJournal),
     Compare(BenchCompare),
+    Machine(BenchMachine),
 }
 
 /// Which load, where, and what becomes of the results.

@@ -2,6 +2,7 @@
 
 mod compare;
 mod journal;
+mod machine;
 mod run;
 mod summary;
 
@@ -18,5 +19,6 @@ pub(crate) fn run(bench: Bench, format: Format) -> Result<ExitCode> {
         None => run::run(&bench.run, format),
         Some(BenchCommand::Journal(arguments)) => journal::run(arguments, format),
         Some(BenchCommand::Compare(arguments)) => compare::run(arguments, format),
+        Some(BenchCommand::Machine(arguments)) => machine::run(&arguments, format),
     }
 }
