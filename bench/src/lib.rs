@@ -12,6 +12,7 @@
 //! | [`process`] | what a process uses: CPU, memory |
 //! | [`sink`] | a broker that only acknowledges, to measure and to test load generators |
 //! | [`journal`] | a probe of the journal |
+//! | [`machine`] | what the disk and loopback TCP can do at best |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
@@ -19,6 +20,7 @@ pub mod cores;
 pub mod hist;
 pub mod journal;
 pub mod load;
+pub mod machine;
 pub mod node;
 pub mod plan;
 pub mod process;

@@ -1,6 +1,8 @@
 //! What can be typed.
 
 mod bench;
+mod bench_compare;
+mod bench_machine;
 mod bench_sink;
 pub(crate) mod hist;
 
@@ -8,6 +10,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) use bench::{Bench, BenchCommand, BenchJournal, BenchRun, NodeDurability};
+pub(crate) use bench_compare::BenchCompare;
+pub(crate) use bench_machine::{BenchMachine, MachinePart};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use corelog_net::client::producer::Codec;
 

@@ -7,6 +7,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use corelog_bench::plan::{Acks, Arrivals, Keys, Plan, Rate, Size};
 use corelog_net::client::producer::Codec;
 
+use super::bench_compare::BenchCompare;
+use super::bench_machine::BenchMachine;
 use super::seconds;
 
 const EXAMPLES: &str = "\
@@ -39,6 +41,8 @@ pub(crate) enum BenchCommand {
     /// The journal's commit time, alone and beside the write-behind of many segments.
     Journal(BenchJournal),
     Sink(super::BenchSink),
+    Compare(BenchCompare),
+    Machine(BenchMachine),
 }
 
 /// Which load, where, and what becomes of the results.
