@@ -1,7 +1,5 @@
 //! `corelog bench`: probes of this machine.
 
-pub(crate) mod sink;
-
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
