@@ -12,12 +12,12 @@ use std::time::Duration;
 pub(crate) use bench::{Bench, BenchCommand, BenchJournal, BenchRun, NodeDurability};
 pub(crate) use bench_compare::BenchCompare;
 pub(crate) use bench_machine::{BenchMachine, MachinePart};
+pub(crate) use bench_sink::BenchSink;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use corelog_net::client::producer::Codec;
 
 use crate::commands::start::From;
 use crate::out::Format;
-pub(crate) use bench_sink::BenchSink;
 
 const EXAMPLES: &str = "\
 Examples:

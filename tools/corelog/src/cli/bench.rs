@@ -9,7 +9,7 @@ use corelog_net::client::producer::Codec;
 
 use super::bench_compare::BenchCompare;
 use super::bench_machine::BenchMachine;
-use super::seconds;
+use super::{BenchSink, seconds};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,7 +40,7 @@ pub(crate) struct Bench {
 pub(crate) enum BenchCommand {
     /// The journal's commit time, alone and beside the write-behind of many segments.
     Journal(BenchJournal),
-    Sink(super::BenchSink),
+    Sink(BenchSink),
     Compare(BenchCompare),
     Machine(BenchMachine),
 }
