@@ -16,6 +16,7 @@ mod project;
 mod setup;
 mod steps;
 mod verify;
+mod versus;
 
 use std::process::ExitCode;
 
@@ -79,6 +80,8 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Measure Apache Kafka and Corelog side by side, and write the page in docs/benchmarks
+    Versus(versus::Arguments),
     /// Run a real Apache Kafka on 127.0.0.1 until interrupted, to compare with
     Kafka {
         /// Port of its listener
@@ -129,6 +132,7 @@ fn run(task: Task) -> Result<bool> {
             println!("{}", crash::run(&project, &tools, &kind, &plan)?);
             Ok(true)
         }
+        Task::Versus(arguments) => versus::run(&project, &arguments),
         Task::Kafka { port } => {
             let tools = Toolbox::prepare(&project)?;
             let options = BrokerOptions { port: Some(port), ..BrokerOptions::named("kafka") };
