@@ -44,7 +44,7 @@ pub(crate) struct Outcome {
 
 impl Generator {
     /// Drives `broker`; the report and the histograms go into `out`, which is made anew.
-    pub(crate) fn run(&self, broker: &mut Broker, topic: &str, load: &Load, out: &Path) -> Result<Outcome> {
+    pub(crate) fn run(&self, broker: &mut Broker, load: &Load, out: &Path) -> Result<Outcome> {
         let pid = broker.pid().context("the broker does not run")?;
         if out.exists() {
             fs::remove_dir_all(out)?;
@@ -53,7 +53,6 @@ impl Generator {
         let mut command = self.command();
         command
             .args(["--bootstrap", &broker.address().to_string()])
-            .args(["--topic", topic])
             .args(load.arguments())
             .args(["--server-pid", &pid.to_string()])
             .arg("--out")
@@ -76,7 +75,7 @@ impl Generator {
         if !values.is_empty() {
             values.insert(Measure::ServerResidentMb, Usage::of(pid)?.resident_mb);
         }
-        let client_bound = run.and_then(|run| run.client.client_bound.clone());
+        let client_bound = run.and_then(|run| run.client_bound());
         Ok(Outcome { values, client_bound, error, command: words, report, server })
     }
 
@@ -146,24 +145,32 @@ pub(crate) struct Knee {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Run {
     produced: Flow,
-    pub(crate) consumed: Flow,
+    consumed: Flow,
     latency: BTreeMap<String, Latency>,
-    pub(crate) verification: Option<Verification>,
+    verification: Option<Verification>,
     client: ClientUse,
     server: Option<ServerUse>,
-    pub(crate) caught_up_s: Option<f64>,
-    #[serde(default)]
-    pub(crate) files: BTreeMap<String, PathBuf>,
+    /// There when consumers began after producers were done.
+    server_consuming: Option<ServerUse>,
 }
 
 #[derive(Debug, Deserialize)]
-pub(crate) struct Flow {
-    pub(crate) records: u64,
+struct Flow {
+    records: u64,
     bytes: u64,
     records_per_s: f64,
     mb_per_s: f64,
     errors: u64,
     timeouts: u64,
+    /// Records whose time came and that were never sent.
+    #[serde(default)]
+    unsent: u64,
+}
+
+impl Flow {
+    fn failed(&self) -> f64 {
+        as_f64(self.errors + self.timeouts + self.unsent)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -173,8 +180,7 @@ struct Latency {
 }
 
 #[derive(Debug, Deserialize)]
-pub(crate) struct Verification {
-    pub(crate) read: u64,
+struct Verification {
     as_promised: bool,
     findings: Vec<String>,
 }
@@ -192,13 +198,33 @@ struct ServerUse {
 }
 
 impl Run {
+    fn client_bound(&self) -> Option<String> {
+        let why = self.client.client_bound.as_deref()?;
+        Some(why.strip_prefix("client-bound: ").unwrap_or(why).to_owned())
+    }
+
+    /// Whether consumers read what producers had finished before.
+    pub(crate) fn is_read_afterwards(&self) -> bool {
+        self.server_consuming.is_some()
+    }
+
+    /// The consumers' side, and how many records they read.
+    pub(crate) fn consumed_values(&self) -> (BTreeMap<Measure, f64>, u64) {
+        let values = BTreeMap::from([
+            (Measure::RecordsPerS, self.consumed.records_per_s),
+            (Measure::MbPerS, self.consumed.mb_per_s),
+            (Measure::Errors, self.consumed.failed()),
+        ]);
+        (values, self.consumed.records)
+    }
+
     /// The producers' side; percentiles that have too few samples are left out.
     fn values(&self) -> BTreeMap<Measure, f64> {
         let mut values = BTreeMap::from([
             (Measure::RecordsPerS, self.produced.records_per_s),
             (Measure::MbPerS, self.produced.mb_per_s),
             (Measure::MbWritten, as_f64(self.produced.bytes) / 1e6),
-            (Measure::Errors, as_f64(self.produced.errors + self.produced.timeouts)),
+            (Measure::Errors, self.produced.failed()),
             (Measure::ClientCpuPercent, self.client.cpu_share * 100.0),
         ]);
         if let Some(server) = &self.server {
@@ -249,9 +275,9 @@ mod tests {
                 "name": "run", "plan": {}, "seconds": 6.0, "intended_per_s": null,
                 "produced": flow, "consumed": flow, "latency": {"response": latency, "service": latency},
                 "verification": {"read": 600_000, "as_promised": true, "findings": []},
-                "client": {"cores": [1], "cpu_share": 0.97, "cpu_s": 5.8, "client_bound": "its core is busy"},
+                "client": {"cores": [1], "cpu_share": 0.97, "cpu_s": 5.8, "client_bound": "client-bound: its core is busy"},
                 "server": {"cpu_s": 3.0, "cpu_us_per_record": 5.0, "cpu_s_per_gb": 4.88, "resident_bytes": 1},
-                "caught_up_s": null, "files": {"hlog": "run.hlog"}
+                "server_consuming": null, "caught_up_s": null, "files": {"hlog": "run.hlog"}
             }]
         })
     }
@@ -266,7 +292,7 @@ mod tests {
         assert_eq!(values[&Measure::ServerCpuUsPerRecord], 5.0);
         assert_eq!(values[&Measure::ResponseP999Us], 500.0);
         assert_eq!(values.get(&Measure::EndToEndP50Us), None);
-        assert_eq!(run.client.client_bound.as_deref(), Some("its core is busy"));
+        assert_eq!(run.client_bound().as_deref(), Some("its core is busy"));
         assert_eq!(report.broken_promise(), None);
         Ok(())
     }

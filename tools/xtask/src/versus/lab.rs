@@ -223,8 +223,8 @@ impl Bed<'_> {
             .with("warm-up", 0)
             .with("rate", 5_000)
             .with("duration", seconds * 0.4);
-        for (topic, load) in [("warm-up-max", max), ("warm-up-paced", paced)] {
-            let outcome = self.bench(topic, &load)?;
+        for (name, load) in [("warm-up-max", max), ("warm-up-paced", paced)] {
+            let outcome = self.bench(name, &load)?;
             if let Some(error) = outcome.error {
                 println!("  warming up {}: {error}", self.variant.name());
             }
@@ -233,9 +233,9 @@ impl Bed<'_> {
         Ok(())
     }
 
-    fn bench(&mut self, topic: &str, load: &Load) -> Result<Outcome> {
+    fn bench(&mut self, name: &str, load: &Load) -> Result<Outcome> {
         let generator = Generator { binary: self.lab.corelog.clone(), core: self.lab.settings.client_core };
-        generator.run(&mut self.broker, topic, load, &self.folder.join(topic))
+        generator.run(&mut self.broker, load, &self.folder.join(name))
     }
 
     /// The knee when no sweep found one: what the same connections reach without a pause.
@@ -285,8 +285,8 @@ impl Bed<'_> {
                 let mut cells = Vec::new();
                 for (name, share) in step::SHARES {
                     let load = Load::latency(variant, settings, 4, Some(knee * share));
-                    let topic = format!("latency-{}", name.split('%').next().unwrap_or_default());
-                    cells.push(self.produce(row, name, &topic, &load)?);
+                    let run = format!("latency-{}", name.split('%').next().unwrap_or_default());
+                    cells.push(self.produce(row, name, &run, &load)?);
                 }
                 Ok(cells)
             }
@@ -304,7 +304,7 @@ impl Bed<'_> {
                     (step::ONE_LOADED, "one-loaded", loaded(1)),
                     (step::MANY_LOADED, "many-loaded", loaded(1_000)),
                 ];
-                steps.iter().map(|(step, topic, load)| self.produce(row, step, topic, load)).collect()
+                steps.iter().map(|(step, name, load)| self.produce(row, step, name, load)).collect()
             }
             Row::Fetch => Ok(vec![self.fetch()?]),
             Row::JavaTools => self.java_tools(),
@@ -313,8 +313,8 @@ impl Bed<'_> {
     }
 
     /// A load whose numbers are the report's.
-    fn produce(&mut self, row: Row, step: &str, topic: &str, load: &Load) -> Result<Cell> {
-        let outcome = self.bench(topic, load)?;
+    fn produce(&mut self, row: Row, step: &str, name: &str, load: &Load) -> Result<Cell> {
+        let outcome = self.bench(name, load)?;
         self.remember_cell(row, step, &outcome.command);
         let mut cell = Cell::new(row, self.variant, step);
         cell.values = outcome.values;
@@ -344,7 +344,9 @@ impl Bed<'_> {
         match java_tools::read_consumer(&output) {
             Ok((values, read)) if read >= records.parse::<f64>()? => consumed.values.extend(values),
             Ok((_, read)) => consumed.error = Some(format!("it read {read} of {records} records")),
-            Err(error) => drop(consumed.error.get_or_insert_with(|| format!("{error:#}"))),
+            Err(error) => {
+                let _ = consumed.error.get_or_insert_with(|| format!("{error:#}"));
+            }
         }
         let console = ["--partition", "0", "--offset", "earliest"];
         let (read, _) =
@@ -398,7 +400,57 @@ impl Bed<'_> {
         Ok((cell, fs::read_to_string(&output).unwrap_or_default()))
     }
 
+    /// Producers end, the broker comes to rest, and a consumer reads what there is.
     fn fetch(&mut self) -> Result<Cell> {
-        Ok(Cell::new(Row::Fetch, self.variant, step::ONLY))
+        let settings = &self.lab.settings;
+        let load = Load::throughput(self.variant, 4, 0.0, settings.backlog_wait_s)
+            .with("consumers", 1)
+            .with("records", settings.backlog_records)
+            .with("catch-up", settings.backlog_wait_s);
+        let outcome = self.bench("fetch", &load)?;
+        self.remember_cell(Row::Fetch, step::ONLY, &outcome.command);
+        let mut cell = Cell::new(Row::Fetch, self.variant, step::ONLY);
+        cell.client_bound = outcome.client_bound;
+        cell.error = outcome.error;
+        let run = outcome.report.as_ref().and_then(|report| report.runs.first());
+        match run {
+            Some(run) if run.is_read_afterwards() => {
+                let (values, records) = run.consumed_values();
+                cell.values = values;
+                let cpu_s = cpu_after(&outcome.server, settings.backlog_wait_s);
+                if records > 0 {
+                    cell.values.insert(Measure::ServerCpuUsPerRecord, cpu_s * 1e6 / as_f64(records));
+                }
+            }
+            Some(_) => {
+                let why = "producers were not done when reading began";
+                let _ = cell.error.get_or_insert_with(|| why.to_owned());
+            }
+            None => {}
+        }
+        Ok(cell)
+    }
+}
+
+/// CPU seconds that a server used from so many seconds after the generator's start until its end.
+/// Reading begins a little later, since the generator connects first.
+fn cpu_after(samples: &[(f64, f64)], from_s: f64) -> f64 {
+    let before = samples.iter().take_while(|(at_s, _)| *at_s <= from_s).last();
+    match (before, samples.last()) {
+        (Some((_, before)), Some((_, after))) => after - before,
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_used_before_reading_began_is_not_counted() {
+        let samples = [(0.0, 1.0), (5.0, 8.0), (9.9, 9.0), (10.2, 9.5), (12.0, 11.0)];
+        assert_eq!(cpu_after(&samples, 10.0), 2.0);
+        assert_eq!(cpu_after(&samples, 20.0), 0.0);
+        assert_eq!(cpu_after(&[], 10.0), 0.0);
     }
 }

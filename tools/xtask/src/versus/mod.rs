@@ -58,6 +58,9 @@ pub(crate) struct Arguments {
     /// Only make the page from the results again
     #[arg(long, conflicts_with_all = ["resume", "quick"])]
     page_only: bool,
+    /// Take the release build that is there
+    #[arg(long)]
+    no_build: bool,
     /// Replace today's results
     #[arg(long)]
     overwrite: bool,
@@ -76,7 +79,9 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     let mut results = begin(arguments, &path)?;
-    build(project)?;
+    if !arguments.no_build {
+        build(project)?;
+    }
     let BrokerKind::Corelog { binary: corelog } = BrokerKind::corelog(project)? else {
         bail!("Corelog is Corelog");
     };

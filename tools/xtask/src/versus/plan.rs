@@ -11,7 +11,7 @@ pub(crate) const SAMPLES_MIN: f64 = 100_000.0;
 /// Open-loop loads last at most so long to reach [`SAMPLES_MIN`].
 const OPEN_LOOP_MAX_S: f64 = 20.0;
 /// What a run of the load generator takes beyond its own phases: connecting, reading the rest.
-const OVERHEAD_S: f64 = 1.5;
+const OVERHEAD_S: f64 = 1.0;
 /// What starting a broker takes, for the estimate of the remaining time.
 const START_S: f64 = 3.0;
 
@@ -264,6 +264,8 @@ pub(crate) struct Settings {
     pub(crate) idle_s: f64,
     /// Records of the backlog that is read.
     pub(crate) backlog_records: u64,
+    /// When reading it begins; producers are done by then.
+    pub(crate) backlog_wait_s: f64,
     /// Records of Kafka's own tools.
     pub(crate) tool_records: u64,
 }
@@ -282,10 +284,11 @@ impl Settings {
             client_core: 1,
             broker_warm_up_s: times(5.0, 1.0),
             warm_up_s: times(1.5, 0.5),
-            duration_s: times(6.0, 2.0),
-            throughput_s: times(8.0, 2.0),
-            idle_s: times(10.0, 1.0),
+            duration_s: times(5.0, 2.0),
+            throughput_s: times(7.0, 2.0),
+            idle_s: times(8.0, 1.0),
             backlog_records: if quick { 100_000 } else { 1_000_000 },
+            backlog_wait_s: times(14.0, 4.0),
             tool_records: if quick { 50_000 } else { 500_000 },
         }
     }
@@ -330,7 +333,7 @@ impl Settings {
             Row::Throughput => cell(self.throughput_s),
             Row::Single => cell(self.duration_s),
             Row::Latency => step::SHARES.iter().map(|(_, share)| cell(self.open_loop_s(knee * share))).sum(),
-            Row::Fetch => 16.0,
+            Row::Fetch => self.backlog_wait_s + 2.0 * OVERHEAD_S,
             Row::Start => 3.0 * start + 4.0 + self.idle_s,
             Row::Partitions => 4.0 * cell(self.duration_s),
             Row::JavaTools => 30.0,
@@ -453,9 +456,7 @@ mod tests {
     #[test]
     fn rows_that_run_once_are_in_the_last_round() {
         let settings = Settings::new(3, Row::ALL.to_vec(), false);
-        let has = |round, wanted| {
-            settings.cells(round).iter().any(|(_, rows)| rows.contains(&wanted))
-        };
+        let has = |round, wanted| settings.cells(round).iter().any(|(_, rows)| rows.contains(&wanted));
         assert!(has(1, Row::Latency) && has(3, Row::Latency));
         assert!(!has(2, Row::JavaTools) && has(3, Row::JavaTools));
         let flush = &settings.cells(1)[1];
