@@ -21,7 +21,7 @@ use crate::process::{Process, pinned};
 
 /// Nothing that is run here takes as long as this.
 const LIMIT: Duration = Duration::from_secs(300);
-const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How `corelog bench` is run.
 pub(crate) struct Generator {

@@ -29,10 +29,10 @@ impl Aim {
 
     fn show(self, unit: &str) -> String {
         match self {
-            Self::AtLeast(least) => format!("≥ {}{unit}", number(least)),
-            Self::AtMost(most) if (most - 1.0 / 3.0).abs() < 1e-9 => format!("≤ 1/3{unit}"),
-            Self::AtMost(most) if (most - 0.25).abs() < 1e-9 => format!("≤ 1/4{unit}"),
-            Self::AtMost(most) => format!("≤ {}{unit}", number(most)),
+            Self::AtLeast(least) => format!("≥ {least}{unit}"),
+            Self::AtMost(most) if (most - 1.0 / 3.0).abs() < 1e-9 => "≤ 1/3".to_owned(),
+            Self::AtMost(most) if (most - 0.25).abs() < 1e-9 => "≤ 1/4".to_owned(),
+            Self::AtMost(most) => format!("≤ {most}{unit}"),
         }
     }
 }
@@ -329,7 +329,7 @@ fn without_numbers(results: &Results, points: &[Point<'_>]) -> Verdict {
 
 fn median(results: &Results, point: Point<'_>) -> String {
     match results.spread(point) {
-        Some(spread) => point.measure.show(spread.median),
+        Some(spread) => point.measure.show_alone(spread.median),
         None => "—".to_owned(),
     }
 }

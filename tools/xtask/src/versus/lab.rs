@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use super::bench::{Generator, Outcome, last_words, watch};
 use super::first_record;
@@ -30,7 +30,9 @@ const TOPIC_LIMIT: Duration = Duration::from_secs(180);
 const SETTLE: Duration = Duration::from_secs(3);
 /// Behind what is killed.
 const FILL_BATCHES: usize = 64;
-const MANY_PARTITIONS: u32 = 10_000;
+/// In topics of 1,000 partitions, since Kafka's controller takes no more than that many changes at once.
+const MANY_TOPICS: u32 = 10;
+const PARTITIONS_OF_MANY: u32 = 1_000;
 /// As `kafka-producer-perf-test.sh` sets it.
 const TOOL_HEAP: [&str; 1] = ["-Xmx512M"];
 
@@ -107,7 +109,7 @@ impl Lab<'_> {
                 Row::Start => self.start(variant, &mut cell.values),
                 _ => self.many_partitions(variant, &mut cell.values),
             };
-            cell.error = outcome.err().map(|error| one_line(&error));
+            cell.error = outcome.err().map(|error| self.relative(&one_line(&error)));
             cells.push(cell);
             nix::unistd::sync();
         }
@@ -164,11 +166,13 @@ impl Lab<'_> {
         let pid = broker.pid().context("the broker runs")?;
         let before = Usage::of(pid)?;
         let began = Instant::now();
-        self.create_topic(&broker, variant, "many", MANY_PARTITIONS)?;
+        for topic in 0..MANY_TOPICS {
+            self.create_topic(&broker, variant, &format!("many-{topic}"), PARTITIONS_OF_MANY)?;
+        }
         values.insert(Measure::CreateMs, began.elapsed().as_secs_f64() * 1e3);
         thread::sleep(SETTLE);
         let grown_kib = (Usage::of(pid)?.resident_mb - before.resident_mb) * 1e6 / 1024.0;
-        values.insert(Measure::PartitionKib, grown_kib / f64::from(MANY_PARTITIONS));
+        values.insert(Measure::PartitionKib, grown_kib / f64::from(MANY_TOPICS * PARTITIONS_OF_MANY));
         first_record::acknowledged(broker.address(), START_LIMIT, || Ok(()))?;
         broker.kill()?;
         values.insert(Measure::StartKilledMs, first_acknowledged_ms(&mut broker)?);
@@ -184,7 +188,9 @@ impl Lab<'_> {
         if let Some(config) = variant.topic_config() {
             command.args(["--config", config]);
         }
-        process::run(command, &self.project.logs().join("versus-topic.log"), TOPIC_LIMIT)
+        let log = self.project.logs().join("versus-topic.log");
+        process::run(command, &log, TOPIC_LIMIT)
+            .map_err(|_| anyhow!("topic {topic} with {partitions} partitions: {}", last_words(&log)))
     }
 
     /// A command as somebody would type it in the work tree.

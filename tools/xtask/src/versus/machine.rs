@@ -48,7 +48,7 @@ impl Machine {
         }
         Ok(Self {
             cpu: cpu.trim_start_matches([' ', '\t', ':']).to_owned(),
-            cores: std::thread::available_parallelism()?.get(),
+            cores: cpu_info.lines().filter(|line| line.starts_with("processor")).count(),
             memory_bytes: memory_kb * 1024,
             kernel: read_line(Path::new("/proc/sys/kernel/osrelease")).unwrap_or_default(),
             file_system,

@@ -82,6 +82,7 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<bool> {
     if !arguments.no_build {
         build(project)?;
     }
+    stay_off(results.settings.server_core, results.settings.client_core)?;
     let BrokerKind::Corelog { binary: corelog } = BrokerKind::corelog(project)? else {
         bail!("Corelog is Corelog");
     };
@@ -170,6 +171,18 @@ fn build(project: &Project) -> Result<()> {
     let mut command = Command::new(cargo);
     command.args(["build", "--release", "--locked", "--package", "corelog"]).current_dir(project.root());
     process::run_visibly(command, BUILD_LIMIT).context("building Corelog")
+}
+
+/// Keeps xtask itself, which looks at the server now and then, on the client's core.
+fn stay_off(server_core: usize, client_core: usize) -> Result<()> {
+    let mine = nix::unistd::Pid::from_raw(0);
+    let allowed = nix::sched::sched_getaffinity(mine)?;
+    for core in [server_core, client_core] {
+        ensure!(allowed.is_set(core)?, "core {core} is not one of those that this process may use");
+    }
+    let mut cores = nix::sched::CpuSet::new();
+    cores.set(client_core)?;
+    nix::sched::sched_setaffinity(mine, &cores).context("choosing a core")
 }
 
 /// What it is that is compared, and where.

@@ -180,8 +180,8 @@ impl Row {
                  counted over the whole run of the tool."
             }
             Self::ManyPartitions => {
-                "A topic of 10,000 partitions is created on an empty broker, a record is acknowledged, the broker is \
-                 killed with `kill -9` and started again. Once, in the last round."
+                "10 topics of 1,000 partitions each are created on an empty broker, a record is acknowledged, the \
+                 broker is killed with `kill -9` and started again. Once, in the last round."
             }
         }
     }

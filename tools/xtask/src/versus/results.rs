@@ -99,7 +99,6 @@ pub(crate) enum Measure {
     Errors,
     ServerCpuUsPerRecord,
     ServerCpuSPerGb,
-    ServerCpuPercent,
     ServerResidentMb,
     ClientCpuPercent,
     StartEmptyMs,
@@ -133,7 +132,6 @@ impl Measure {
             Self::Errors => "errors and time-outs",
             Self::ServerCpuUsPerRecord => "server CPU, µs a record",
             Self::ServerCpuSPerGb => "server CPU, s a GB",
-            Self::ServerCpuPercent => "server CPU, % of its core",
             Self::ServerResidentMb => "server memory, MB resident",
             Self::ClientCpuPercent => "client CPU, % of its core",
             Self::StartEmptyMs => "first record, empty directory",
@@ -141,7 +139,7 @@ impl Measure {
             Self::StartKilledMs => "first record, killed",
             Self::IdleCpuPercent => "idle CPU, % of a core",
             Self::IdleResidentMb => "idle memory, MB resident",
-            Self::CreateMs => "creating the topic",
+            Self::CreateMs => "creating the topics",
             Self::PartitionKib => "memory of each partition, KiB",
             Self::ToolMeanMs => "mean latency",
             Self::ToolP50Ms => "p50 latency",
@@ -166,6 +164,21 @@ impl Measure {
                 | Self::EndToEndP99Us
                 | Self::EndToEndP999Us
         )
+    }
+
+    /// Its value, with a unit in any case.
+    pub(crate) fn show_alone(self, value: f64) -> String {
+        let unit = match self {
+            Self::RecordsPerS => "/s",
+            Self::MbPerS => " MB/s",
+            Self::MbWritten | Self::ServerResidentMb | Self::IdleResidentMb => " MB",
+            Self::ServerCpuUsPerRecord => " µs",
+            Self::ServerCpuSPerGb => " s",
+            Self::ClientCpuPercent | Self::IdleCpuPercent => " %",
+            Self::PartitionKib => " KiB",
+            _ => "",
+        };
+        format!("{}{unit}", self.show(value))
     }
 
     /// Its value, with the unit where the label has none.
@@ -207,9 +220,10 @@ fn time(ms: f64) -> String {
 pub(crate) fn number(value: f64) -> String {
     let digits = match value.abs() {
         0.0 => 0,
-        small if small < 1.0 => 3,
-        small if small < 10.0 => 2,
-        small if small < 100.0 => 1,
+        // Where rounding would add a digit, one less is shown.
+        small if small < 0.9995 => 3,
+        small if small < 9.995 => 2,
+        small if small < 99.95 => 1,
         _ => 0,
     };
     let text = format!("{value:.digits$}");
@@ -322,8 +336,8 @@ mod tests {
     #[test]
     fn numbers_have_three_digits_and_groups() {
         let shown: Vec<String> =
-            [0.0, 0.1234, 1.234, 12.34, 123.4, 1234.0, 228_123.4, -1234.0].map(number).to_vec();
-        assert_eq!(shown, ["0", "0.123", "1.23", "12.3", "123", "1,234", "228,123", "-1,234"]);
+            [0.0, 0.1234, 0.9999, 1.234, 12.34, 123.4, 1234.0, 228_123.4, -1234.0].map(number).to_vec();
+        assert_eq!(shown, ["0", "0.123", "1.00", "1.23", "12.3", "123", "1,234", "228,123", "-1,234"]);
         assert_eq!(Measure::ResponseP50Us.show(134.2), "134 µs");
         assert_eq!(Measure::ResponseP50Us.show(3912.0), "3.91 ms");
         assert_eq!(Measure::StartEmptyMs.show(23_000.0), "23.0 s");
