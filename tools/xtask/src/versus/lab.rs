@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::bench::{Generator, Outcome, last_words, watch};
 use super::first_record;
@@ -24,12 +24,15 @@ use crate::project::Project;
 pub(crate) const HALF_OF_KNEE_LOG: &str = "latency-50/run.hlog";
 /// Where brokers listen: the same port for all, so that commands are the same.
 const PORT: u16 = 19_392;
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_secs(180);
 const TOPIC_LIMIT: Duration = Duration::from_secs(180);
 /// After the first record, while files are still being filled in the background.
 const SETTLE: Duration = Duration::from_secs(3);
 /// Behind what is killed.
 const FILL_BATCHES: usize = 64;
+const QUIET_LIMIT: Duration = Duration::from_secs(90);
+/// Of a core, over a second.
+const QUIET_CPU_SHARE: f64 = 0.1;
 /// In topics of 1,000 partitions, since Kafka's controller takes no more than that many changes at once.
 const MANY_TOPICS: u32 = 10;
 const PARTITIONS_OF_MANY: u32 = 1_000;
@@ -170,7 +173,8 @@ impl Lab<'_> {
             self.create_topic(&broker, variant, &format!("many-{topic}"), PARTITIONS_OF_MANY)?;
         }
         values.insert(Measure::CreateMs, began.elapsed().as_secs_f64() * 1e3);
-        thread::sleep(SETTLE);
+        // Kafka makes the partitions' files after it has said that they are there.
+        until_quiet(pid)?;
         let grown_kib = (Usage::of(pid)?.resident_mb - before.resident_mb) * 1e6 / 1024.0;
         values.insert(Measure::PartitionKib, grown_kib / f64::from(MANY_TOPICS * PARTITIONS_OF_MANY));
         first_record::acknowledged(broker.address(), START_LIMIT, || Ok(()))?;
@@ -213,6 +217,21 @@ fn first_acknowledged_ms(broker: &mut Broker) -> Result<f64> {
     let address = broker.address();
     first_record::acknowledged(address, START_LIMIT, || broker.check_running())?;
     Ok(began.elapsed().as_secs_f64() * 1e3)
+}
+
+/// Waits until a process has next to nothing to do.
+fn until_quiet(pid: u32) -> Result<()> {
+    let deadline = Instant::now() + QUIET_LIMIT;
+    let mut before = Usage::of(pid)?;
+    while Instant::now() < deadline {
+        thread::sleep(Duration::from_secs(1));
+        let now = Usage::of(pid)?;
+        if now.cpu_s - before.cpu_s < QUIET_CPU_SHARE {
+            return Ok(());
+        }
+        before = now;
+    }
+    bail!("it is not at rest after {} s", QUIET_LIMIT.as_secs())
 }
 
 fn one_line(error: &anyhow::Error) -> String {

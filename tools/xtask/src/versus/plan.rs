@@ -337,7 +337,7 @@ impl Settings {
             Row::Start => 3.0 * start + 4.0 + self.idle_s,
             Row::Partitions => 4.0 * cell(self.duration_s),
             Row::JavaTools => 30.0,
-            Row::ManyPartitions => 15.0 * start + 10.0,
+            Row::ManyPartitions => 25.0 * start + 10.0,
         }
     }
 
