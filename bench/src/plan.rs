@@ -214,6 +214,8 @@ const PARTITIONS_MAX: i32 = 100_000;
 const CLIENTS_MAX: usize = 10_000;
 /// Largest value: what the usual `max.message.bytes` has room for.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
+/// A key has eight hexadecimal digits.
+const KEYS_MAX: u64 = 1 << 32;
 /// Requests under way with idempotence: brokers remember the last five batches.
 const IN_FLIGHT_MAX_IDEMPOTENT: usize = 5;
 
@@ -297,6 +299,9 @@ impl Plan {
             Keys::Uniform(0) | Keys::Zipf(0, _) => Err(PlanError::new("keys", "there must be at least one")),
             Keys::Zipf(_, exponent) if !(0.01..=10.0).contains(&exponent) => {
                 Err(PlanError::new("keys", "Zipf's exponent must be 0.01 to 10"))
+            }
+            Keys::Uniform(count) | Keys::Zipf(count, _) if count > KEYS_MAX => {
+                Err(PlanError::new("keys", "must not exceed 4,294,967,296 (2^32)"))
             }
             _ if self.entropy_percent > 100 => Err(PlanError::new("entropy_percent", "must be 0 to 100")),
             _ => Ok(()),

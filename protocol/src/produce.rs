@@ -4,6 +4,8 @@
 //! and without a copy, so that they can be patched in place before they are shared.
 //! Versions 0 to 2 are read only to be refused properly.
 
+use std::ops::Deref;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::api::{self, Api};
@@ -18,8 +20,8 @@ pub(crate) const FLEXIBLE_FROM: i16 = 9;
 /// Newest version here; 13 names topics by id.
 const VERSION_MAX: i16 = 12;
 
-/// A produce request; `Records` is [`BytesMut`] where it was received and [`Bytes`] where
-/// it is sent.
+/// A produce request; `Records` is [`BytesMut`] or a slice where it was received (see
+/// [`FrameBytes`]) and [`Bytes`] where it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProduceRequest<Records = BytesMut> {
     /// Of a transactional producer.
@@ -51,10 +53,32 @@ pub struct ProducePartition<Records = BytesMut> {
     pub records: Records,
 }
 
-/// Reads fields off the front of a frame, and whole byte strings as parts of its memory.
-struct FrameReader(BytesMut);
+/// The memory of a frame that was received, of which records become a part without a copy.
+pub trait FrameBytes: Buf + Deref<Target = [u8]> {
+    /// Takes the first `length` bytes off, of which there are at least so many.
+    fn take_front(&mut self, length: usize) -> Self;
+}
 
-impl FrameReader {
+/// Records that can be patched in place, and that live as long as they are needed.
+impl FrameBytes for BytesMut {
+    fn take_front(&mut self, length: usize) -> Self {
+        self.split_to(length)
+    }
+}
+
+/// Records that are only looked at.
+impl FrameBytes for &[u8] {
+    fn take_front(&mut self, length: usize) -> Self {
+        let (front, rest) = self.split_at(length);
+        *self = rest;
+        front
+    }
+}
+
+/// Reads fields off the front of a frame, and whole byte strings as parts of its memory.
+struct FrameReader<Frame>(Frame);
+
+impl<Frame: FrameBytes> FrameReader<Frame> {
     fn read<T>(
         &mut self,
         read: impl FnOnce(&mut Reader<'_>) -> Result<T, WireError>,
@@ -66,21 +90,21 @@ impl FrameReader {
         Ok(value)
     }
 
-    fn split(&mut self, length: usize) -> Result<BytesMut, WireError> {
+    fn split(&mut self, length: usize) -> Result<Frame, WireError> {
         let remaining = self.0.len();
         if length > remaining {
             return Err(WireError::Truncated { needed: length, remaining });
         }
-        Ok(self.0.split_to(length))
+        Ok(self.0.take_front(length))
     }
 }
 
-impl ProduceRequest {
+impl<Records: FrameBytes> ProduceRequest<Records> {
     /// Decodes the body of a request (what [`api::decode_request_header`] leaves).
     ///
     /// # Errors
     /// When the bytes are not exactly one such request.
-    pub fn decode(version: i16, body: BytesMut) -> Result<Self, WireError> {
+    pub fn decode(version: i16, body: Records) -> Result<Self, WireError> {
         if !(0..=VERSION_MAX).contains(&version) {
             return Err(WireError::UnsupportedVersion(version));
         }
@@ -121,7 +145,7 @@ fn non_null<T>(value: Option<T>) -> Result<T, WireError> {
     value.ok_or(WireError::InvalidLength(-1))
 }
 
-fn skip_tagged_fields(frame: &mut FrameReader, flexible: bool) -> Result<(), WireError> {
+fn skip_tagged_fields(frame: &mut FrameReader<impl FrameBytes>, flexible: bool) -> Result<(), WireError> {
     if flexible {
         frame.read(|reader| reader.skip_tagged_fields())?;
     }

@@ -107,6 +107,13 @@ pub struct Run {
     pub client: ClientUse,
     /// What the node used that was started for the run, or whose process id was given.
     pub server: Option<ServerUse>,
+    /// What it used while consumers read what had been produced before, if they started when
+    /// producers were done; per record and byte consumed.
+    #[serde(default)]
+    pub server_consuming: Option<ServerUse>,
+    /// What was refused or went wrong on the way, in the broker's words, and how often.
+    #[serde(default)]
+    pub errors: BTreeMap<String, u64>,
     /// How long consumers that started late took to catch up, in seconds.
     pub caught_up_s: Option<f64>,
     /// Files beside the report, by what they are: `hlog`, `hgrm.response` and so on.
@@ -132,6 +139,9 @@ pub struct Flow {
     pub timeouts: u64,
     /// Connections made again.
     pub reconnects: u64,
+    /// Records whose time came, and that were never sent because the broker was too slow.
+    #[serde(default)]
+    pub unsent: u64,
 }
 
 /// What is timed.

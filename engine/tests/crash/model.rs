@@ -87,10 +87,14 @@ impl PartitionModel {
         }
     }
 
-    /// Records were acknowledged at `base`.
+    /// Records were acknowledged at `base`: below the log's start when a batch that was trimmed
+    /// meanwhile is sent again and recognised.
     pub fn acknowledge(&mut self, base: i64, records: &[u64]) -> Result<(), Violation> {
         for (offset, record) in (base..).zip(records) {
             self.limbo.remove(record);
+            if offset < self.log_start {
+                continue;
+            }
             match self.records.insert(offset, *record) {
                 Some(other) if other != *record => {
                     return Err(format!(

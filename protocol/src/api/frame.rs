@@ -1,5 +1,7 @@
 //! Frames: four bytes of length, a header, a body.
 
+use std::ops::Deref;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{ApiKey, ApiVersionsResponse};
@@ -60,7 +62,10 @@ pub enum HeaderError {
 ///
 /// # Errors
 /// See [`HeaderError`].
-pub fn decode_request_header(frame: &mut BytesMut) -> Result<RequestHeader, HeaderError> {
+pub fn decode_request_header<Frame>(frame: &mut Frame) -> Result<RequestHeader, HeaderError>
+where
+    Frame: Buf + Deref<Target = [u8]>,
+{
     let mut reader = Reader::new(frame);
     let api_key = reader.i16()?;
     let version = reader.i16()?;

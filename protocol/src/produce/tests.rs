@@ -177,27 +177,36 @@ fn without_length(mut frame: BytesMut) -> BytesMut {
     frame
 }
 
-fn thawed(request: &ProduceRequest<Bytes>) -> ProduceRequest {
+/// The request with its records in another form.
+fn with_records<'a, Records>(
+    request: &'a ProduceRequest<Bytes>,
+    records: impl Fn(&'a Bytes) -> Records,
+) -> ProduceRequest<Records> {
+    let topic = |topic: &'a ProduceTopic<Bytes>| ProduceTopic {
+        name: topic.name.clone(),
+        partitions: topic
+            .partitions
+            .iter()
+            .map(|partition| ProducePartition {
+                index: partition.index,
+                records: records(&partition.records),
+            })
+            .collect(),
+    };
     ProduceRequest {
         transactional_id: request.transactional_id.clone(),
         acks: request.acks,
         timeout_ms: request.timeout_ms,
-        topics: request
-            .topics
-            .iter()
-            .map(|topic| ProduceTopic {
-                name: topic.name.clone(),
-                partitions: topic
-                    .partitions
-                    .iter()
-                    .map(|partition| ProducePartition {
-                        index: partition.index,
-                        records: BytesMut::from(&partition.records[..]),
-                    })
-                    .collect(),
-            })
-            .collect(),
+        topics: request.topics.iter().map(topic).collect(),
     }
+}
+
+fn thawed(request: &ProduceRequest<Bytes>) -> ProduceRequest {
+    with_records(request, |records| BytesMut::from(&records[..]))
+}
+
+fn lent(request: &ProduceRequest<Bytes>) -> ProduceRequest<&[u8]> {
+    with_records(request, |records| &records[..])
 }
 
 proptest! {
@@ -207,6 +216,7 @@ proptest! {
         let mut bytes = BytesMut::new();
         theirs.encode(&mut bytes, version).unwrap();
         prop_assert_eq!(ProduceRequest::decode(version, bytes.clone()), Ok(thawed(&request)));
+        prop_assert_eq!(ProduceRequest::decode(version, &bytes[..]), Ok(lent(&request)));
 
         let mut frame = without_length(join(&request.encode(version, 77, "client")));
         let header = api::decode_request_header(&mut frame).unwrap();

@@ -1,13 +1,18 @@
 //! What can be typed.
 
+mod bench;
+mod bench_sink;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use bench::{Bench, BenchCommand, BenchJournal, BenchRun, NodeDurability};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use corelog_net::client::producer::Codec;
 
 use crate::commands::start::From;
 use crate::out::Format;
+pub(crate) use bench_sink::BenchSink;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,7 +27,7 @@ commands are Kafka clients: they work with any Kafka that --bootstrap names.";
 
 /// An event streaming engine that every Kafka client can use unchanged.
 #[derive(Debug, Parser)]
-#[command(name = "corelog", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "corelog", version = crate::revision::VERSION, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Cli {
     /// What is logged, to stderr: error, warn, info, debug or trace; also per module, as in
     /// "info,corelog_net=debug".
@@ -52,41 +57,8 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Checks a data directory while its node is stopped.
     Verify(Verify),
-    /// Measures what this machine does with Corelog's own parts.
-    #[command(subcommand)]
-    Bench(Bench),
-}
-
-/// What to measure.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Bench {
-    /// The journal's commit time, alone and beside the write-behind of many segments.
-    Journal(BenchJournal),
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct BenchJournal {
-    /// A directory on the disk to measure; it must not exist yet, and is removed afterwards.
-    #[arg(long, value_name = "DIR", default_value = "./corelog-bench")]
-    pub(crate) dir: PathBuf,
-    /// Which CPU core to use.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) core: usize,
-    /// How long each of the two phases lasts, in seconds.
-    #[arg(long, value_name = "S", default_value_t = 10)]
-    pub(crate) seconds: u64,
-    /// Entries appended per round, as if from so many partitions.
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    pub(crate) entries: usize,
-    /// Payload of each entry, in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
-    pub(crate) entry_bytes: usize,
-    /// Segments that are created, written, synced and deleted beside the journal.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub(crate) segments: usize,
-    /// What one flush writes to a segment, in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = 131_072)]
-    pub(crate) flush_bytes: usize,
+    /// Drives this or any other Kafka with load and measures it.
+    Bench(Box<Bench>),
 }
 
 const SERVE_EXAMPLES: &str = "\

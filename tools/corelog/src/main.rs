@@ -12,6 +12,7 @@ mod config;
 mod explain;
 mod node;
 mod out;
+mod revision;
 
 use std::process::ExitCode;
 
@@ -46,7 +47,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Command::Consume(consume) => commands::consume::run(consume, format),
                 Command::Dump(dump) => commands::disk::dump::run(dump, format),
                 Command::Verify(verify) => commands::disk::verify::run(verify, format),
-                Command::Bench(cli::Bench::Journal(journal)) => commands::bench::run(journal, format),
+                Command::Bench(bench) => commands::bench::run(*bench, format),
             }
         }
     }

@@ -1,0 +1,22 @@
+//! `corelog bench`, one file a command.
+
+mod journal;
+mod run;
+mod sink;
+mod summary;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::{Bench, BenchCommand};
+use crate::out::Format;
+
+/// Runs one of them.
+pub(crate) fn run(bench: Bench, format: Format) -> Result<ExitCode> {
+    match bench.command {
+        None => run::run(&bench.run, format),
+        Some(BenchCommand::Journal(arguments)) => journal::run(arguments, format),
+        Some(BenchCommand::Sink(arguments)) => sink::run(arguments, format),
+    }
+}
