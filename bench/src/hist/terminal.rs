@@ -199,8 +199,9 @@ fn trace(plot: &mut [Vec<Cell>], rows: &[usize], index: usize, is_ascii: bool) {
             _ if at == before => '╯',
             _ => '│',
         };
-        for at in row.min(before)..=row.max(before) {
-            plot[at][column] = Some((shape(at), index));
+        let first = row.min(before);
+        for (at, cells) in (first..=row.max(before)).zip(&mut plot[first..]) {
+            cells[column] = Some((shape(at), index));
         }
         before = row;
     }
