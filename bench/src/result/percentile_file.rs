@@ -19,17 +19,21 @@ pub const TICKS_PER_HALF_DISTANCE: u32 = 5;
 pub fn write_hgrm(mut out: impl Write, histogram: &Histogram<u64>, scale_ns_per_unit: f64) -> io::Result<()> {
     let digits = usize::from(histogram.sigfig());
     writeln!(out, "{:>12} {:>14} {:>10} {:>14}\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)")?;
-    let mut count_to_here = 0;
-    let ticks = (!histogram.is_empty()).then(|| histogram.iter_quantiles(TICKS_PER_HALF_DISTANCE));
-    for tick in ticks.into_iter().flatten() {
-        count_to_here += tick.count_since_last_iteration();
-        let value = float(tick.value_iterated_to()) / scale_ns_per_unit;
-        let quantile = tick.quantile_iterated_to();
-        write!(out, "{value:12.digits$} {quantile:2.12} {count_to_here:10}")?;
-        if quantile < 1.0 {
-            write!(out, " {:14.2}", 1.0 / (1.0 - quantile))?;
+    let (total, mut below) = (histogram.len(), 0);
+    let mut ticks = Ticks { percent: 0.0 };
+    for it in histogram.iter_recorded() {
+        below += it.count_at_value();
+        let value = float(it.value_iterated_to()) / scale_ns_per_unit;
+        while 100.0 * float(below) / float(total) >= ticks.percent {
+            let quantile = ticks.percent / 100.0;
+            let (shown, rest) = (half_up(quantile), 1.0 / (1.0 - quantile));
+            writeln!(out, "{value:12.digits$} {shown:2.12} {below:10} {rest:14.2}")?;
+            ticks.advance();
+            if below == total {
+                writeln!(out, "{value:12.digits$} {:2.12} {below:10}", 1.0)?;
+                break;
+            }
         }
-        writeln!(out)?;
     }
     let mean = histogram.mean() / scale_ns_per_unit;
     let deviation = histogram.stdev() / scale_ns_per_unit;
@@ -43,6 +47,25 @@ pub fn write_hgrm(mut out: impl Write, histogram: &Histogram<u64>, scale_ns_per_
         histogram.buckets(),
         sub_buckets(histogram.sigfig())
     )
+}
+
+/// Where lines are: so many to the half of what is left to 100%, then as many to the half of that.
+/// Computed as Java does it, to the last bit; the crate's own iterator rounds differently, and then
+/// shows another sample wherever a tick falls exactly between two.
+struct Ticks {
+    percent: f64,
+}
+
+impl Ticks {
+    fn advance(&mut self) {
+        let halvings = ((100.0 / (100.0 - self.percent)).ln() / 2_f64.ln()).trunc();
+        self.percent += 100.0 / (f64::from(TICKS_PER_HALF_DISTANCE) * (halvings + 1.0).exp2());
+    }
+}
+
+/// Java rounds a half up where Rust rounds it to even: a quantile to its twelve decimals.
+fn half_up(quantile: f64) -> f64 {
+    (quantile * 1e12 + 0.5).floor() / 1e12
 }
 
 /// How many equal steps a bucket has at this precision: what it takes to tell values apart that
@@ -72,9 +95,8 @@ mod tests {
     #[test]
     fn the_table_is_the_one_that_java_prints() {
         let mut histogram = Histogram::new(3).unwrap();
-        // A prime, so that no tick falls exactly between two values: there, the two libraries round
-        // differently.
-        for step in 1..=9_973_u64 {
+        // Ticks fall exactly between two of so many values, which is where rounding shows.
+        for step in 1..=10_000_u64 {
             histogram.record(step * step * 10).unwrap();
         }
         assert_eq!(text(&histogram), JAVA);

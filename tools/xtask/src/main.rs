@@ -10,6 +10,7 @@ mod client;
 mod crash;
 mod direction;
 mod generator;
+mod histograms;
 mod java;
 mod load;
 mod matrix;

@@ -10,7 +10,7 @@ use crate::broker::{BrokerKind, Durability};
 use crate::process::{self, find, run_visibly};
 use crate::project::Project;
 use crate::setup::Toolbox;
-use crate::{crash, direction, load, matrix};
+use crate::{crash, direction, histograms, load, matrix};
 
 const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
 const SIMULATION_SEEDS: &str = "2000";
@@ -65,6 +65,11 @@ const STEPS: &[Step] = &[
         name: "build",
         about: "the release build, which the steps after this one run",
         run: |project| cargo(project, &["build", "--release", "--locked", "--package", "corelog"]),
+    },
+    Step {
+        name: "histograms",
+        about: "our histogram files and the Java library's tools say the same",
+        run: histograms,
     },
     Step { name: "simulation", about: "simulated crashes, 2,000 seeds", run: simulation },
     Step {
@@ -180,6 +185,14 @@ fn clients(project: &Project, shards: usize) -> Result<Outcome> {
     }
     let kind = BrokerKind::corelog(project)?;
     matrix::run(project, &tools, &kind, shards, &[]).map(Outcome::Passed)
+}
+
+fn histograms(project: &Project) -> Result<Outcome> {
+    let tools = Toolbox::prepare(project)?;
+    match &tools.java {
+        Some(java) => histograms::check(project, java).map(Outcome::Passed),
+        None => Ok(Outcome::Skipped(tools.missing.join("; "))),
+    }
 }
 
 fn kills(project: &Project, durability: Durability) -> Result<Outcome> {
