@@ -80,7 +80,9 @@ pub fn run(scenario: &Scenario, options: &SuiteOptions, watch: &mut dyn Watch) -
     fs::create_dir_all(&options.out)
         .with_context(|| format!("{} cannot be created", options.out.display()))?;
     let started = DateTime::<Utc>::from(SystemTime::now()).to_rfc3339_opts(SecondsFormat::Secs, true);
+    let machine = describe_machine();
     let driven = Driven::begin(&options.target)?;
+    pin_this_thread(&options.cores)?;
     let mut series = Series { options, driven: &driven, watch, runs: Vec::new(), interrupted: false };
     let knee = series.all(scenario)?;
     let Series { runs, interrupted, .. } = series;
@@ -91,7 +93,7 @@ pub fn run(scenario: &Scenario, options: &SuiteOptions, watch: &mut dyn Watch) -
         command: options.command.clone(),
         started,
         scenario: Some(scenario.name.clone()),
-        machine: describe_machine(),
+        machine,
         broker: driven.describe(scenario)?,
         runs,
         knee,
@@ -101,6 +103,15 @@ pub fn run(scenario: &Scenario, options: &SuiteOptions, watch: &mut dyn Watch) -
     let json = serde_json::to_vec_pretty(&report).context("the report")?;
     fs::write(&path, json).with_context(|| format!("{} cannot be written", path.display()))?;
     Ok(Outcome { report, path, interrupted })
+}
+
+/// The thread that watches shares the generator's cores, not the broker's.
+fn pin_this_thread(cores: &[usize]) -> Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    for core in cores {
+        set.set(*core).with_context(|| format!("core {core}"))?;
+    }
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).context("choosing cores")
 }
 
 /// The broker of a series.
@@ -121,14 +132,14 @@ impl Driven {
         })
     }
 
-    fn run_options(&self, options: &SuiteOptions) -> RunOptions {
+    fn run_options(&self, options: &SuiteOptions, out: &Path) -> RunOptions {
         let (bootstrap, server_pid, uses_existing_topics) = match self {
             Self::Running { bootstrap, pid, uses_existing_topics } => {
                 (bootstrap.clone(), *pid, *uses_existing_topics)
             }
             Self::Started { node, .. } => (node.address().to_string(), Some(node.pid()), false),
         };
-        let (cores, out) = (options.cores.clone(), options.out.clone());
+        let (cores, out) = (options.cores.clone(), out.to_path_buf());
         RunOptions { bootstrap, cores, uses_existing_topics, server_pid, out }
     }
 
@@ -199,15 +210,15 @@ impl Series<'_> {
                 let knee = knee.as_ref().context("a share of the knee needs a sweep that finds one")?;
                 plan.rate = Some(Rate::PerSecond(knee.records_per_s * share));
             }
-            let done = self.one(&step.name, &plan)?;
+            let done = self.one(&step.name, &plan, &self.options.out)?;
             self.watch.done(&done);
             self.runs.push(done.run);
         }
         Ok(knee)
     }
 
-    fn one(&mut self, name: &str, plan: &Plan) -> Result<Done> {
-        let options = self.driven.run_options(self.options);
+    fn one(&mut self, name: &str, plan: &Plan, out: &Path) -> Result<Done> {
+        let options = self.driven.run_options(self.options, out);
         let watch = &mut *self.watch;
         let mut done = run::run(name, plan, &options, &mut |progress| watch.progress(progress))?;
         if let Some(server) = &mut done.run.server {
@@ -229,7 +240,7 @@ impl Series<'_> {
                 catch_up_s: 0.0,
                 ..plan.clone()
             };
-            let done = self.one(&format!("sweep-{rate:.0}"), &plan)?;
+            let done = self.one(&format!("sweep-{rate:.0}"), &plan, &self.options.out.join("sweep"))?;
             if self.interrupted {
                 return Ok(None);
             }

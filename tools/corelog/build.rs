@@ -29,7 +29,7 @@ fn main() {
             }
         }
     }
-    println!("cargo::rustc-env=CORELOG_REVISION={}", revision.as_deref().unwrap_or("unknown"));
+    println!("cargo::rustc-env=BUILD_REVISION={}", revision.as_deref().unwrap_or("unknown"));
 }
 
 /// A path that is not there would make every build run this again.

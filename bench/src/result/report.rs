@@ -101,7 +101,7 @@ pub struct Run {
     pub consumed: Flow,
     /// Latencies of the measured phase, by name: see [`Metric`].
     pub latency: BTreeMap<Metric, Latency>,
-    /// Whether all is there, over the whole run with its warm-up.
+    /// Whether all is there, over the whole run with its warm-up; absent when nobody reads.
     pub verification: Option<Verification>,
     /// How the generator itself fared.
     pub client: ClientUse,

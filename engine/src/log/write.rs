@@ -95,7 +95,11 @@ pub(super) async fn delete_all(log: Rc<Inner>) -> Result<(), LogError> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             removed => removed.map_err(LogError::io("deleting", &log.dir))?,
         }
-        sync_parent(&log.dir).await.map_err(LogError::io("syncing the parent of", &log.dir))
+        match sync_parent(&log.dir).await {
+            // The topic's last partition, on another shard, took the whole directory with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced.map_err(LogError::io("syncing the parent of", &log.dir)),
+        }
     })
     .await
 }

@@ -1,18 +1,23 @@
 //! What can be typed.
 
 mod bench;
+mod bench_compare;
+mod bench_machine;
 mod bench_sink;
+pub(crate) mod hist;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) use bench::{Bench, BenchCommand, BenchJournal, BenchRun, NodeDurability};
+pub(crate) use bench_compare::BenchCompare;
+pub(crate) use bench_machine::{BenchMachine, MachinePart};
+pub(crate) use bench_sink::BenchSink;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use corelog_net::client::producer::Codec;
 
 use crate::commands::start::From;
 use crate::out::Format;
-pub(crate) use bench_sink::BenchSink;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,6 +64,8 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Drives this or any other Kafka with load and measures it.
     Bench(Box<Bench>),
+    /// Shows latency histograms: percentiles, a drawing, a page.
+    Hist(hist::Hist),
 }
 
 const SERVE_EXAMPLES: &str = "\

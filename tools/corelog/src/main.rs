@@ -48,6 +48,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Command::Dump(dump) => commands::disk::dump::run(dump, format),
                 Command::Verify(verify) => commands::disk::verify::run(verify, format),
                 Command::Bench(bench) => commands::bench::run(*bench, format),
+                Command::Hist(hist) => commands::hist::run(&hist, format),
             }
         }
     }

@@ -9,11 +9,14 @@ mod broker;
 mod client;
 mod crash;
 mod direction;
+mod generator;
 mod java;
+mod load;
 mod matrix;
 mod process;
 mod project;
 mod setup;
+mod sink;
 mod steps;
 mod verify;
 mod versus;
@@ -80,6 +83,12 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Compare load generators, ours and others, against a sink on another core
+    Generator {
+        /// How often each one runs
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+    },
     /// Measure Apache Kafka and Corelog side by side, and write the page in docs/benchmarks
     Versus(versus::Arguments),
     /// Run a real Apache Kafka on 127.0.0.1 until interrupted, to compare with
@@ -130,6 +139,10 @@ fn run(task: Task) -> Result<bool> {
             let plan =
                 crash::Plan { durability, shards, kills, seed: seed.unwrap_or_else(|| fastrand::u64(..)) };
             println!("{}", crash::run(&project, &tools, &kind, &plan)?);
+            Ok(true)
+        }
+        Task::Generator { rounds } => {
+            println!("{}", generator::run(&project, rounds)?);
             Ok(true)
         }
         Task::Versus(arguments) => versus::run(&project, &arguments),

@@ -217,6 +217,13 @@ impl Conversation {
         }
     }
 
+    /// Asks it to stop with SIGTERM, and waits for that; gives the last line that it printed, too.
+    pub(crate) fn terminate(mut self, limit: Duration) -> Result<(ExitStatus, Option<String>)> {
+        let status = self.process.terminate(limit)?;
+        // Ends when its stdout does.
+        Ok((status, self.answers.iter().last()))
+    }
+
     /// Closes its stdin, and waits for it to end well.
     pub(crate) fn finish(mut self, limit: Duration) -> Result<()> {
         drop(self.stdin);

@@ -10,7 +10,7 @@ use crate::broker::{BrokerKind, Durability};
 use crate::process::{self, find, run_visibly};
 use crate::project::Project;
 use crate::setup::Toolbox;
-use crate::{crash, direction, matrix};
+use crate::{crash, direction, load, matrix};
 
 const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
 const SIMULATION_SEEDS: &str = "2000";
@@ -67,6 +67,14 @@ const STEPS: &[Step] = &[
         run: |project| cargo(project, &["build", "--release", "--locked", "--package", "corelog"]),
     },
     Step { name: "simulation", about: "simulated crashes, 2,000 seeds", run: simulation },
+    Step {
+        name: "load",
+        about: "the load generator finds one bad record in ten million, and sees a broker's pause",
+        run: |project| {
+            let seed = fastrand::u64(..);
+            load::check(project, seed).with_context(|| format!("seed {seed}")).map(Outcome::Passed)
+        },
+    },
     Step { name: "clients-1", about: "real clients against one shard", run: |project| clients(project, 1) },
     Step { name: "clients-4", about: "real clients against four shards", run: |project| clients(project, 4) },
     Step {

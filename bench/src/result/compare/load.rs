@@ -19,7 +19,7 @@ const REPORT_FILE: &str = "report.json";
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// The operating system's word.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Io {
         /// What was read.
         path: PathBuf,

@@ -7,7 +7,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use corelog_bench::plan::{Acks, Arrivals, Keys, Plan, Rate, Size};
 use corelog_net::client::producer::Codec;
 
-use super::seconds;
+use super::bench_compare::BenchCompare;
+use super::bench_machine::BenchMachine;
+use super::{BenchSink, seconds};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,7 +40,9 @@ pub(crate) struct Bench {
 pub(crate) enum BenchCommand {
     /// The journal's commit time, alone and beside the write-behind of many segments.
     Journal(BenchJournal),
-    Sink(super::BenchSink),
+    Sink(BenchSink),
+    Compare(BenchCompare),
+    Machine(BenchMachine),
 }
 
 /// Which load, where, and what becomes of the results.

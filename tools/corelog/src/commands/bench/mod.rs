@@ -1,6 +1,8 @@
 //! `corelog bench`, one file a command.
 
+mod compare;
 mod journal;
+mod machine;
 mod run;
 mod sink;
 mod summary;
@@ -18,5 +20,7 @@ pub(crate) fn run(bench: Bench, format: Format) -> Result<ExitCode> {
         None => run::run(&bench.run, format),
         Some(BenchCommand::Journal(arguments)) => journal::run(arguments, format),
         Some(BenchCommand::Sink(arguments)) => sink::run(arguments, format),
+        Some(BenchCommand::Compare(arguments)) => compare::run(arguments, format),
+        Some(BenchCommand::Machine(arguments)) => machine::run(&arguments, format),
     }
 }

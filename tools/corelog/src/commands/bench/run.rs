@@ -30,7 +30,6 @@ const INTERRUPTED: u8 = 130;
 pub(crate) fn run(arguments: &BenchRun, format: Format) -> Result<ExitCode> {
     let scenario = scenario(arguments)?;
     let options = options(arguments)?;
-    pin_this_thread(&options.cores)?;
     let mut watch = Live::new(arguments.quiet, format);
     let outcome = suite::run(&scenario, &options, &mut watch)?;
     watch.clear();
@@ -129,15 +128,6 @@ fn options(arguments: &BenchRun) -> Result<SuiteOptions> {
 fn program_name(path: &str) -> String {
     let name = Path::new(path).file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()
-}
-
-/// The thread that watches shares the generator's cores, not the broker's.
-fn pin_this_thread(cores: &[usize]) -> Result<()> {
-    let mut set = nix::sched::CpuSet::new();
-    for core in cores {
-        set.set(*core).with_context(|| format!("core {core}"))?;
-    }
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).context("choosing cores")
 }
 
 /// The line that says how it goes.

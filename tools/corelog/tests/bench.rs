@@ -1,0 +1,155 @@
+//! `corelog bench` as a user meets it: against a node, against one that is killed under it, and with
+//! bad input.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use corelog_bench::result::report::{Metric, Report};
+use tempfile::TempDir;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_corelog");
+
+fn on_disk() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A node that is killed when dropped.
+struct Node(Child, String);
+
+impl Node {
+    fn start(dir: &Path, listen: &str) -> Self {
+        let mut process = Command::new(BINARY)
+            .args(["serve", "--listen", listen, "--http", "127.0.0.1:0", "--shards", "2"])
+            .args(["--log-level", "warn", "--data-dir"])
+            .arg(dir)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on ").expect(&line).to_owned();
+        Self(process, address)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn bench(bootstrap: &str, out: &Path) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(["bench", "--quiet", "--bootstrap", bootstrap, "--out"]).arg(out);
+    command
+}
+
+fn report(output: &Output, out: &Path) -> Report {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn an_open_loop_sends_every_record_and_every_group_reads_it_once() {
+    let (dir, out) = (on_disk(), on_disk());
+    let node = Node::start(dir.path(), "127.0.0.1:0");
+    let mut command = bench(&node.1, out.path());
+    command.args(["--rate", "2000", "--arrivals", "poisson", "--record-bytes", "uniform:40..400"]);
+    command.args(["--keys", "zipf:100,0.9", "--codec", "lz4", "--consumers", "2", "--groups", "2"]);
+    command.args(["--warm-up", "0.2", "--duration", "1.5", "--topics", "2", "--partitions", "3"]);
+    let report = report(&command.output().unwrap(), out.path());
+    let run = &report.runs[0];
+    let verified = run.verification.as_ref().unwrap();
+    assert!(verified.as_promised, "{:?}", verified.findings);
+    assert!(verified.sent > 1_000, "{verified:?}");
+    assert_eq!(verified.read, 2 * verified.sent);
+    for metric in Metric::ALL {
+        let latency = &run.latency[&metric];
+        assert!(latency.samples > 0 && latency.max_us >= latency.min_us, "{metric:?}: {latency:?}");
+    }
+    assert!(out.path().join(&run.files["hlog"]).is_file());
+    assert!(out.path().join(&run.files["hgrm.response"]).is_file());
+}
+
+#[test]
+fn what_an_idempotent_producer_sends_again_after_a_kill_is_there_once() {
+    let (dir, out) = (on_disk(), on_disk());
+    let node = Node::start(dir.path(), "127.0.0.1:0");
+    let address = node.1.clone();
+    let mut command = bench(&address, out.path());
+    command.args(["--arrivals", "max", "--idempotent", "--batch-records", "20", "--producers", "3"]);
+    command.args(["--warm-up", "0", "--duration", "4", "--record-bytes", "200"]);
+    let load = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut node = Some(node);
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(800));
+        drop(node.take());
+        node = Some(Node::start(dir.path(), &address));
+    }
+    let report = report(&load.wait_with_output().unwrap(), out.path());
+    let run = &report.runs[0];
+    let verified = run.verification.as_ref().unwrap();
+    assert!(verified.as_promised, "{:?} {:?}", verified.findings, run.errors);
+    assert_eq!(verified.undecided, 0, "{:?}", run.errors);
+    assert!(run.produced.reconnects >= 3, "{:?}", run.produced);
+}
+
+#[test]
+fn records_are_read_after_producers_are_done_when_consumers_start_late() {
+    let (dir, out) = (on_disk(), on_disk());
+    let node = Node::start(dir.path(), "127.0.0.1:0");
+    let mut command = bench(&node.1, out.path());
+    command.args(["--arrivals", "max", "--records", "5000", "--warm-up", "0", "--catch-up", "3"]);
+    command.args(["--server-pid", &node.0.id().to_string(), "--record-bytes", "100"]);
+    let report = report(&command.output().unwrap(), out.path());
+    let run = &report.runs[0];
+    assert_eq!(run.verification.as_ref().unwrap().read, 5_000);
+    assert_eq!(run.consumed.records, 5_000);
+    assert!(run.server_consuming.is_some() && run.caught_up_s.is_some());
+}
+
+#[test]
+fn bad_input_is_one_clear_line() {
+    let out = on_disk();
+    let scenario = out.path().join("wrong.toml");
+    fs::write(&scenario, "[plan]\nproducer = 3\n").unwrap();
+    let scenario = scenario.to_string_lossy().into_owned();
+    // Nobody listens on port 1.
+    let cases: [(&[&str], &str); 7] = [
+        (&["--bootstrap", "127.0.0.1:1", "--rate", "10"], "cannot connect to 127.0.0.1:1"),
+        (&["--scenario", &scenario], "producer"),
+        (&["--scenario", "there-is-none.toml"], "there-is-none.toml"),
+        (&["--bootstrap", "127.0.0.1:1", "--record-bytes", "10"], "record_bytes"),
+        (&["--bootstrap", "127.0.0.1:1", "--arrivals", "max", "--rate", "10"], "rate"),
+        (&["--bootstrap", "127.0.0.1:1", "--rate", "10", "--cores", "4000"], "core 4000"),
+        (&["--topic", "mine"], "--bootstrap"),
+    ];
+    for (arguments, words) in cases {
+        let mut command = Command::new(BINARY);
+        let output = command.args(["bench", "--out"]).arg(out.path()).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+        let lines = said.lines().filter(|line| !line.starts_with("hint: ") && !line.is_empty());
+        assert_eq!(lines.count(), 1, "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_topic_that_is_not_there_is_said_to_be_missing() {
+    let (dir, out) = (on_disk(), on_disk());
+    let node = Node::start(dir.path(), "127.0.0.1:0");
+    let output = bench(&node.1, out.path()).args(["--topic", "nowhere"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("nowhere"), "{said}");
+}
