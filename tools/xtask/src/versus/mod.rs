@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 
 use self::lab::Lab;
@@ -38,6 +38,11 @@ const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
 const PLOT_LIMIT: Duration = Duration::from_secs(60);
 /// What the knee's search takes, for the estimate of the remaining time.
 const KNEE_ESTIMATE_S: f64 = 60.0;
+/// Tags of an interval log, what they are, and what their pictures' names end with.
+const PICTURES: [(&str, &str, &str); 2] = [
+    ("response", "Response times", "-response-50.svg"),
+    ("end_to_end", "End-to-end times", "-end-to-end-50.svg"),
+];
 const SUFFIX: &str = "-versus.json";
 
 #[derive(Args)]
@@ -142,7 +147,9 @@ fn newest(folder: &Path) -> Result<Option<PathBuf>> {
 
 /// The results so far: none, or those of the comparison that goes on.
 fn begin(arguments: &Arguments, path: &Path) -> Result<Results> {
-    let rows = if arguments.rows.is_empty() { Row::ALL.to_vec() } else { arguments.rows.clone() };
+    let mut rows = if arguments.rows.is_empty() { Row::ALL.to_vec() } else { arguments.rows.clone() };
+    rows.sort_unstable();
+    rows.dedup();
     let settings = Settings::new(arguments.rounds, rows, arguments.quick);
     if arguments.resume {
         let results = Results::load(path)?;
@@ -187,7 +194,7 @@ fn stay_off(server_core: usize, client_core: usize) -> Result<()> {
 
 /// What it is that is compared, and where.
 fn describe(project: &Project, results: &mut Results, java: &crate::java::Java) -> Result<()> {
-    results.machine = Machine::describe(&project.scratch())?;
+    let machine = Machine::describe(&project.scratch())?;
     let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
     let mut versions = BTreeMap::new();
     versions.insert("Apache Kafka".to_owned(), java.kafka_version().unwrap_or("unknown").to_owned());
@@ -205,6 +212,11 @@ fn describe(project: &Project, results: &mut Results, java: &crate::java::Java) 
     let rustc = Command::new("rustc").arg("--version").output()?;
     let rustc = String::from_utf8_lossy(&rustc.stdout).into_owned();
     versions.insert("Rust".to_owned(), first_line(rustc));
+    for (name, version) in &versions {
+        let before = results.versions.get(name).unwrap_or(version);
+        ensure!(before == version, "the comparison was begun with {name} {before}; this is {version}");
+    }
+    results.machine = machine;
     results.versions = versions;
     Ok(())
 }
@@ -255,33 +267,29 @@ fn plot(lab: &Lab<'_>, results: &Results, path: &Path) -> Vec<Plot> {
         return Vec::new();
     };
     let round = lab.folder.join(format!("round-{}", round.number));
-    let logs: Vec<PathBuf> = Row::Latency
-        .variants()
-        .iter()
-        .map(|variant| round.join(variant.name()).join(lab::HALF_OF_KNEE_LOG))
-        .filter(|log| log.is_file())
-        .collect();
-    if logs.is_empty() {
+    let has_log = |variant: &Variant| round.join(variant.name()).join(lab::HALF_OF_KNEE_LOG).is_file();
+    if !Row::Latency.variants().iter().any(has_log) {
         return Vec::new();
     }
-    let picture = beside(path, "-latency-50.svg");
-    match draw(lab, &round, &picture) {
-        Ok(()) => {
-            let file = picture.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let title = format!("Response times at {}, last round", step::HALF_OF_KNEE);
-            vec![Plot { file, title }]
-        }
-        Err(error) => {
-            println!("no picture: {error:#}");
-            Vec::new()
+    let mut plots = Vec::new();
+    for (tag, what, suffix) in PICTURES {
+        let picture = beside(path, suffix);
+        let title = format!("{what} at {}, last round", step::HALF_OF_KNEE);
+        match draw(lab, &round, (tag, &title), &picture) {
+            Ok(()) => {
+                let file = picture.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                plots.push(Plot { file, title });
+            }
+            Err(error) => println!("no picture: {error:#}"),
         }
     }
+    plots
 }
 
 /// `corelog hist`, which calls a curve after its file.
-fn draw(lab: &Lab<'_>, round: &Path, picture: &Path) -> Result<()> {
+fn draw(lab: &Lab<'_>, round: &Path, (tag, title): (&str, &str), picture: &Path) -> Result<()> {
     let mut command = Command::new(&lab.corelog);
-    command.arg("hist");
+    command.args(["hist", "--tag", tag, "--title", title]);
     for variant in Row::Latency.variants() {
         let log = round.join(variant.name()).join(lab::HALF_OF_KNEE_LOG);
         if log.is_file() {
@@ -291,7 +299,8 @@ fn draw(lab: &Lab<'_>, round: &Path, picture: &Path) -> Result<()> {
         }
     }
     command.arg("--svg").arg(picture);
-    process::run(command, &lab.project.logs().join("versus-plot.log"), PLOT_LIMIT)
+    let log = lab.project.logs().join("versus-plot.log");
+    process::run(command, &log, PLOT_LIMIT).map_err(|_| anyhow!("{}", bench::last_words(&log)))
 }
 
 /// Says what failed in rounds that count, and returns whether nothing did.
