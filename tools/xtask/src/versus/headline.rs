@@ -4,6 +4,9 @@ use super::plan::{Row, Variant, step};
 use super::results::{Measure, Point, Results, number};
 use super::statistics::Spread;
 
+/// CPU time comes in ticks: what is the same number of them is the same, however it was added up.
+const ROUNDING: f64 = 1e-6;
+
 /// A ratio or a number, and what it was to be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Aim {
@@ -14,16 +17,16 @@ pub(crate) enum Aim {
 impl Aim {
     fn is_reached(self, value: f64) -> bool {
         match self {
-            Self::AtLeast(least) => value >= least,
-            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least - ROUNDING,
+            Self::AtMost(most) => value <= most + ROUNDING,
         }
     }
 
     /// Whether a ratio to Kafka is on Kafka's side of 1.
     fn is_lost(self, ratio: f64) -> bool {
         match self {
-            Self::AtLeast(_) => ratio < 1.0,
-            Self::AtMost(_) => ratio > 1.0,
+            Self::AtLeast(_) => ratio < 1.0 - ROUNDING,
+            Self::AtMost(_) => ratio > 1.0 + ROUNDING,
         }
     }
 
@@ -341,5 +344,18 @@ fn show_ratio(spread: Option<Spread>) -> String {
             format!("{}× [{}–{}]", number(spread.median), number(spread.min), number(spread.max))
         }
         None => "—".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_is_neither_lost_nor_missed() {
+        let same = (1.1 - 1.0) / 0.1;
+        assert!(same > 1.0);
+        assert!(!Aim::AtMost(1.0).is_lost(same) && Aim::AtMost(1.0).is_reached(same));
+        assert!(Aim::AtLeast(3.0).is_lost(0.9) && !Aim::AtLeast(3.0).is_reached(2.9));
     }
 }

@@ -188,7 +188,15 @@ impl Page<'_> {
     fn step(&mut self, row: Row, step: &str, variants: &[Variant]) -> Vec<Vec<String>> {
         let results = self.results;
         let cells = || variants.iter().flat_map(|variant| results.cells(row, *variant, step));
-        let measures: BTreeSet<Measure> = cells().flat_map(|(_, cell)| cell.values.keys().copied()).collect();
+        // How much goes through is given where the rate is.
+        let is_given = |measure: &Measure| {
+            use Measure::{MbPerS, MbWritten, ServerCpuSPerGb};
+            row == Row::Latency && [MbPerS, MbWritten, ServerCpuSPerGb].contains(measure)
+        };
+        let measures: BTreeSet<Measure> = cells()
+            .flat_map(|(_, cell)| cell.values.keys().copied())
+            .filter(|measure| !is_given(measure))
+            .collect();
         let label = |name: &str| match step {
             "" => name.to_owned(),
             step => format!("{step}: {name}"),
