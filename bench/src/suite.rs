@@ -128,7 +128,9 @@ impl Driven {
                 pid: *pid,
                 uses_existing_topics: *uses_existing_topics,
             },
-            Target::Started(spec) => Self::Started { node: Box::new(Node::start(spec.clone())?), spec: spec.clone() },
+            Target::Started(spec) => {
+                Self::Started { node: Box::new(Node::start(spec.clone())?), spec: spec.clone() }
+            }
         })
     }
 

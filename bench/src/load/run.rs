@@ -188,7 +188,7 @@ struct Watcher<'a> {
     medians_ms: Vec<f64>,
     begin: Option<Edge>,
     end: Option<Edge>,
-    produced: Option<Edge>,
+    reading: Option<Edge>,
     consumed: Option<Edge>,
 }
 
@@ -207,7 +207,7 @@ impl<'a> Watcher<'a> {
             medians_ms: Vec::new(),
             begin: None,
             end: None,
-            produced: None,
+            reading: None,
             consumed: None,
         })
     }
@@ -243,8 +243,10 @@ impl<'a> Watcher<'a> {
         if self.end.is_none() && (now_ns >= measured.end || is_produced) {
             self.end = Some(self.edge(now_ns.min(measured.end))?);
         }
-        if self.produced.is_none() && is_produced {
-            self.produced = Some(self.edge(produced_ns)?);
+        // Where consumers begin when producers are done: not what a broker does for itself before.
+        let read_from_ns = produced_ns.max(self.shared.phases.consume_ns);
+        if self.reading.is_none() && is_produced && now_ns >= read_from_ns {
+            self.reading = Some(self.edge(now_ns)?);
         }
         if self.consumed.is_none() && live.consumed_ns.load(SeqCst) > 0 && self.is_read() {
             self.consumed = Some(self.edge(live.consumed_ns.load(SeqCst))?);
@@ -360,7 +362,7 @@ impl<'a> Watcher<'a> {
             consumed,
             server: server_use(self.begin, self.end, &produced),
             server_consuming: match self.reads_afterwards() {
-                true => server_use(self.produced, self.consumed, &consumed),
+                true => server_use(self.reading, self.consumed, &consumed),
                 false => None,
             },
             caught_up_s: self.caught_up_s(),

@@ -161,7 +161,7 @@ impl Sweep {
     fn failure(&self, rate: f64, result: &StepResult) -> Option<String> {
         let reason = self.broken_bound(rate, result)?;
         let by_client = result.client_bound.as_ref();
-        let by_client = by_client.map_or_else(String::new, |it| format!("; client-bound: {it}"));
+        let by_client = by_client.map_or_else(String::new, |it| format!("; {it}"));
         Some(format!("at {rate:.0} records/s {reason}{by_client}"))
     }
 
