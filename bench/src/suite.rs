@@ -117,7 +117,7 @@ fn pin_this_thread(cores: &[usize]) -> Result<()> {
 /// The broker of a series.
 enum Driven {
     Running { bootstrap: String, pid: Option<u32>, uses_existing_topics: bool },
-    Started { node: Node, spec: NodeSpec },
+    Started { node: Box<Node>, spec: NodeSpec },
 }
 
 impl Driven {
@@ -128,7 +128,7 @@ impl Driven {
                 pid: *pid,
                 uses_existing_topics: *uses_existing_topics,
             },
-            Target::Started(spec) => Self::Started { node: Node::start(spec.clone())?, spec: spec.clone() },
+            Target::Started(spec) => Self::Started { node: Box::new(Node::start(spec.clone())?), spec: spec.clone() },
         })
     }
 

@@ -327,7 +327,7 @@ impl<'a> Watcher<'a> {
             log.finish().context("writing the interval log")?;
         }
         let mut files = BTreeMap::new();
-        if self.total.of(Metric::Response).len() > 0 {
+        if !self.total.of(Metric::Response).is_empty() {
             files.insert("hlog".to_owned(), relative(&self.log_path));
         }
         let mut latency = BTreeMap::new();

@@ -395,7 +395,7 @@ mod tests {
         names.sort_unstable();
         assert_eq!(
             names,
-            ["backlog", "keyed-288", "knee", "linkedin-2014", "partitions", "single-record"],
+            ["backlog", "default", "keyed-288", "knee", "linkedin-2014", "partitions", "single-record"],
             "bench/scenarios has what the documentation promises"
         );
     }

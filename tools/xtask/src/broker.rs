@@ -24,6 +24,8 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 /// Below the range from which the kernel draws: a broker that restarts finds its port free.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
+/// As `kafka-server-start.sh` sets it.
+const KAFKA_HEAP: [&str; 2] = ["-Xmx1G", "-Xms1G"];
 const CLUSTER_ID: &str = "Y29yZWxvZy1jbGllbnRzMQ";
 
 /// When a produce is acknowledged: the values of the topic config `corelog.durability`.
@@ -95,6 +97,15 @@ impl BrokerKind {
     }
 }
 
+/// What a broker is run for, which decides how it is set up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be tested: set up so that tests are quick and alike for every broker.
+    Test,
+    /// To be measured: its own defaults, its usual JVM flags, and nothing but this core.
+    Compare { core: usize },
+}
+
 /// How to run it.
 #[derive(Clone)]
 pub(crate) struct BrokerOptions {
@@ -105,11 +116,12 @@ pub(crate) struct BrokerOptions {
     pub(crate) auto_create: bool,
     /// Port of the Kafka listener; any free one when left out.
     pub(crate) port: Option<u16>,
+    pub(crate) purpose: Purpose,
 }
 
 impl BrokerOptions {
     pub(crate) fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), shards: 1, auto_create: true, port: None }
+        Self { name: name.to_owned(), shards: 1, auto_create: true, port: None, purpose: Purpose::Test }
     }
 }
 
@@ -121,12 +133,21 @@ pub(crate) struct Broker {
     address: SocketAddr,
     folder: PathBuf,
     log: PathBuf,
+    /// How it was last started.
+    command: Vec<String>,
     process: Option<Process>,
 }
 
 impl Broker {
     /// Starts it on an empty data directory, and returns when it answers.
     pub(crate) fn start(project: &Project, kind: &BrokerKind, options: BrokerOptions) -> Result<Self> {
+        let mut broker = Self::prepare(project, kind, options)?;
+        broker.restart()?;
+        Ok(broker)
+    }
+
+    /// Makes an empty data directory that it could be started on.
+    pub(crate) fn prepare(project: &Project, kind: &BrokerKind, options: BrokerOptions) -> Result<Self> {
         let address = match (kind, options.port) {
             (BrokerKind::External { address }, _) => *address,
             (_, Some(port)) => SocketAddr::from(([127, 0, 0, 1], port)),
@@ -139,11 +160,11 @@ impl Broker {
         fs::create_dir_all(&folder)?;
         let log = project.logs().join(format!("{}.log", options.name));
         File::create(&log)?;
-        let mut broker = Self { kind: kind.clone(), options, address, folder, log, process: None };
-        if let BrokerKind::Kafka(java) = kind {
+        let kind = kind.clone();
+        let broker = Self { kind, options, address, folder, log, command: Vec::new(), process: None };
+        if let BrokerKind::Kafka(java) = &broker.kind {
             broker.format_kafka(java)?;
         }
-        broker.restart()?;
         Ok(broker)
     }
 
@@ -155,44 +176,91 @@ impl Broker {
         self.folder.join("data")
     }
 
+    /// Its process, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// How it was last started, for whoever wants to do the same.
+    pub(crate) fn command(&self) -> &[String] {
+        &self.command
+    }
+
     /// Starts it again on the same address and data, and returns when it answers.
     pub(crate) fn restart(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_until_it_answers()
+    }
+
+    /// Starts it on the same address and data, and returns at once.
+    pub(crate) fn spawn(&mut self) -> Result<()> {
         assert!(self.process.is_none(), "the broker runs already");
         let mut command = match &self.kind {
-            BrokerKind::External { .. } => return self.wait_until_it_answers(),
+            BrokerKind::External { .. } => return Ok(()),
             BrokerKind::Corelog { binary } => self.corelog_command(binary)?,
             BrokerKind::Kafka(java) => {
-                let mut command = java.command();
-                command.arg("-Xmx1g").arg("kafka.Kafka").arg(self.kafka_config());
+                let mut command = match self.options.purpose {
+                    Purpose::Test => {
+                        let mut command = java.command();
+                        command.arg("-Xmx1g");
+                        command
+                    }
+                    Purpose::Compare { core } => java.stock_command(core, &KAFKA_HEAP),
+                };
+                command.arg("kafka.Kafka").arg(self.kafka_config());
                 command
             }
         };
         let log = File::options().append(true).open(&self.log)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.command = process::words(&command);
         self.process = Some(Process::spawn(&mut command, &self.log)?);
-        self.wait_until_it_answers()
+        Ok(())
+    }
+
+    /// An error when it has ended by itself.
+    pub(crate) fn check_running(&mut self) -> Result<()> {
+        match &mut self.process {
+            Some(process) => match process.ended()? {
+                Some(status) => bail!("the broker ended by itself: {status}{}", tail(&self.log)),
+                None => Ok(()),
+            },
+            None => Ok(()),
+        }
     }
 
     /// `kill -9`.
     pub(crate) fn kill(&mut self) -> Result<()> {
-        let mut process = self.process.take().context("the broker does not run")?;
-        if let Some(status) = process.ended()? {
-            bail!("the broker ended by itself: {status}{}", tail(&self.log));
-        }
-        process.kill()
+        self.check_running()?;
+        self.process.take().context("the broker does not run")?.kill()
     }
 
-    /// SIGTERM, upon which a broker of ours must end with status 0.
+    /// SIGTERM, upon which a broker of ours must end with status 0; what it checks of its data then.
     pub(crate) fn stop(mut self) -> Result<()> {
-        let Some(mut process) = self.process.take() else {
+        if self.process.is_none() {
             return Ok(());
-        };
+        }
+        self.terminate()?;
+        self.verify_data()?;
+        fs::remove_dir_all(&self.folder).context("removing the data of a broker that passed")
+    }
+
+    /// SIGTERM, upon which a broker of ours must end with status 0. Its data stay.
+    pub(crate) fn terminate(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the broker does not run")?;
         let status = process.terminate(STOP_LIMIT)?;
         if matches!(self.kind, BrokerKind::Corelog { .. }) {
             ensure!(status.success(), "stopped with {status}{}", tail(&self.log));
         }
-        self.verify_data()?;
-        fs::remove_dir_all(&self.folder).context("removing the data of a broker that passed")
+        Ok(())
+    }
+
+    /// Ends it without ceremony, and removes its data.
+    pub(crate) fn discard(mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill()?;
+        }
+        fs::remove_dir_all(&self.folder).context("removing the data of a broker")
     }
 
     /// Waits until it ends by itself.
@@ -215,22 +283,31 @@ impl Broker {
     }
 
     fn corelog_command(&self, binary: &Path) -> Result<Command> {
-        let config = self.folder.join("corelog.toml");
-        fs::write(&config, format!("[topics]\nauto_create = {}\n", self.options.auto_create))?;
-        let mut command = tethered(binary);
+        let mut command = match self.options.purpose {
+            Purpose::Test => tethered(binary),
+            Purpose::Compare { core } => process::pinned(binary, core),
+        };
         command
             .arg("serve")
             .args(["--listen", &self.address.to_string()])
             .args(["--http", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(self.data_folder())
-            .args(["--shards", &self.options.shards.to_string()])
-            .arg("--config")
-            .arg(config);
+            .args(["--shards", &self.options.shards.to_string()]);
+        match self.options.purpose {
+            Purpose::Test => {
+                let config = self.folder.join("corelog.toml");
+                fs::write(&config, format!("[topics]\nauto_create = {}\n", self.options.auto_create))?;
+                command.arg("--config").arg(config);
+            }
+            Purpose::Compare { core } => {
+                command.args(["--cores", &core.to_string()]);
+            }
+        }
         Ok(command)
     }
 
-    fn kafka_config(&self) -> PathBuf {
+    pub(crate) fn kafka_config(&self) -> PathBuf {
         self.folder.join("server.properties")
     }
 
@@ -239,7 +316,15 @@ impl Broker {
         let broker = self.address;
         let controller = free_address()?;
         let data = self.data_folder();
-        let auto_create = self.options.auto_create;
+        let for_tests = match self.options.purpose {
+            Purpose::Test => format!(
+                "auto.create.topics.enable={}\n\
+                 num.partitions=1\n\
+                 group.initial.rebalance.delay.ms=0\n",
+                self.options.auto_create
+            ),
+            Purpose::Compare { .. } => String::new(),
+        };
         let config = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
@@ -249,14 +334,12 @@ impl Broker {
              controller.listener.names=CONTROLLER\n\
              listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
              log.dirs={data}\n\
-             auto.create.topics.enable={auto_create}\n\
-             num.partitions=1\n\
              offsets.topic.replication.factor=1\n\
              transaction.state.log.replication.factor=1\n\
              transaction.state.log.min.isr=1\n\
              share.coordinator.state.topic.replication.factor=1\n\
              share.coordinator.state.topic.min.isr=1\n\
-             group.initial.rebalance.delay.ms=0\n",
+             {for_tests}",
             data = data.display(),
         );
         fs::write(self.kafka_config(), config)?;

@@ -6,12 +6,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{Conversation, tethered};
+use crate::process::{Conversation, pinned, tethered};
 
 /// Between the fields of a command: see `JavaTools.java`.
 const FIELD_SEPARATOR: &str = "\u{1f}";
 const START_LIMIT: Duration = Duration::from_secs(60);
 const TOOL_LIMIT: Duration = Duration::from_secs(180);
+
+/// `KAFKA_JVM_PERFORMANCE_OPTS` of Kafka's own scripts.
+const STOCK_FLAGS: [&str; 5] = [
+    "-XX:+UseG1GC",
+    "-XX:MaxGCPauseMillis=20",
+    "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:+ExplicitGCInvokesConcurrent",
+    "-Djava.awt.headless=true",
+];
 
 /// A JVM, and where the jars of Kafka are.
 #[derive(Clone)]
@@ -24,10 +33,30 @@ pub(crate) struct Java {
 }
 
 impl Java {
-    /// A JVM with every jar of Kafka on its class path.
+    /// A JVM on this core as Kafka's own scripts start it: see `kafka-run-class.sh`.
+    pub(crate) fn stock_command(&self, core: usize, heap: &[&str]) -> Command {
+        let mut command = pinned(&self.program, core);
+        command
+            .args(heap)
+            .arg("-server")
+            .args(STOCK_FLAGS)
+            .args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"])
+            .arg(self.class_path());
+        command
+    }
+
+    fn class_path(&self) -> String {
+        format!("{}/*:{}", self.jars.display(), self.tools_jar.display())
+    }
+
+    /// The version of Kafka that the jars are of.
+    pub(crate) fn kafka_version(&self) -> Option<&str> {
+        self.tools_jar.file_stem()?.to_str()?.strip_prefix("kafka-tools-")
+    }
+
+    /// A JVM that starts quickly, with every jar of Kafka on its class path.
     pub(crate) fn command(&self) -> Command {
         let mut command = tethered(&self.program);
-        let class_path = format!("{}/*:{}", self.jars.display(), self.tools_jar.display());
         command
             .args([
                 "-XX:TieredStopAtLevel=1",
@@ -35,7 +64,7 @@ impl Java {
                 "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
                 "-cp",
             ])
-            .arg(class_path);
+            .arg(self.class_path());
         command
     }
 }

@@ -20,6 +20,7 @@ mod setup;
 mod sink;
 mod steps;
 mod verify;
+mod versus;
 
 use std::process::ExitCode;
 
@@ -89,6 +90,8 @@ enum Task {
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
     },
+    /// Measure Apache Kafka and Corelog side by side, and write the page in docs/benchmarks
+    Versus(versus::Arguments),
     /// Run a real Apache Kafka on 127.0.0.1 until interrupted, to compare with
     Kafka {
         /// Port of its listener
@@ -143,6 +146,7 @@ fn run(task: Task) -> Result<bool> {
             println!("{}", generator::run(&project, rounds)?);
             Ok(true)
         }
+        Task::Versus(arguments) => versus::run(&project, &arguments),
         Task::Kafka { port } => {
             let tools = Toolbox::prepare(&project)?;
             let options = BrokerOptions { port: Some(port), ..BrokerOptions::named("kafka") };

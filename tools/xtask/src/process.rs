@@ -68,6 +68,25 @@ pub(crate) fn tethered(program: impl AsRef<std::ffi::OsStr>) -> Command {
     }
 }
 
+/// [`tethered`], and on nothing but this core, with all of its threads.
+pub(crate) fn pinned(program: impl AsRef<std::ffi::OsStr>, core: usize) -> Command {
+    let mut command = tethered("taskset");
+    command.args(["-c", &core.to_string()]).arg(program);
+    command
+}
+
+/// The words of a command as somebody would type it: without what tethers it.
+pub(crate) fn words(command: &Command) -> Vec<String> {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    words.extend(command.get_args().map(|argument| argument.to_string_lossy().into_owned()));
+    if words[0].ends_with("setpriv")
+        && let Some(end) = words.iter().position(|word| word == "--")
+    {
+        words.drain(..=end);
+    }
+    words
+}
+
 /// The last lines of a log, as the end of an error message.
 pub(crate) fn tail(log: &Path) -> String {
     let Ok(bytes) = fs::read(log) else {
@@ -95,6 +114,11 @@ impl Process {
     pub(crate) fn spawn(command: &mut Command, log: &Path) -> Result<Self> {
         let child = command.spawn().with_context(|| format!("starting {}", describe(command)))?;
         Ok(Self { child, log: log.to_path_buf() })
+    }
+
+    /// The process id: that of the program itself, since what tethers and pins it gives way to it.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn log(&self) -> &Path {

@@ -146,7 +146,8 @@ fn python(project: &Project) -> Result<PathBuf> {
     Ok(python)
 }
 
-fn java(project: &Project) -> Result<Java> {
+/// Kafka's jars and a JDK to run them.
+pub(crate) fn java(project: &Project) -> Result<Java> {
     // The tools' driver is run from its source, which takes a JDK.
     program("javac", &["default-jdk-headless"])?;
     let java = program("java", &["default-jdk-headless"])?;

@@ -86,12 +86,7 @@ fn print_json(recordings: &[Recording], unit: Unit) -> Result<()> {
 }
 
 fn print_text(recordings: &[Recording], arguments: &Hist) -> Result<()> {
-    let width = terminal_size::terminal_size().map_or(WIDTH, |(width, _)| usize::from(width.0));
-    let options = DrawOptions {
-        width: width.min(WIDTH_MAX),
-        is_ascii: arguments.ascii,
-        has_color: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
-    };
+    let options = draw_options(arguments.ascii);
     let mut text = out::render(&table(recordings, arguments.unit));
     for figure in figures(recordings) {
         let series: Vec<Series<'_>> = figure
@@ -103,6 +98,13 @@ fn print_text(recordings: &[Recording], arguments: &Hist) -> Result<()> {
         text.push_str(&draw(&series, &options));
     }
     Ok(out::print_text(&text)?)
+}
+
+/// What the terminal on stdout can show.
+pub(crate) fn draw_options(is_ascii: bool) -> DrawOptions {
+    let width = terminal_size::terminal_size().map_or(WIDTH, |(width, _)| usize::from(width.0));
+    let has_color = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    DrawOptions { width: width.min(WIDTH_MAX), is_ascii, has_color }
 }
 
 fn table(recordings: &[Recording], unit: Unit) -> comfy_table::Table {

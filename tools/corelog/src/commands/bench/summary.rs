@@ -2,10 +2,12 @@
 
 use std::fmt::Write;
 
+use corelog_bench::hist::terminal::{self, Series};
 use corelog_bench::result::report::{Latency, Metric, Report, Run};
 use corelog_bench::suite::Outcome;
 use hdrhistogram::Histogram;
 
+use crate::commands::hist;
 use crate::out;
 
 /// Response times of one run, to draw.
@@ -45,7 +47,11 @@ pub(super) fn render(outcome: &Outcome, drawn: &[Drawn]) -> String {
         let _ = write!(text, "\n{}", out::render(&throughput(&report.runs)));
         let _ = write!(text, "\n{}", out::render(&latencies(&report.runs)));
     }
-    let _ = drawn;
+    for drawn in drawn.iter().filter(|it| !it.response.is_empty()) {
+        let _ = writeln!(text, "\n{}: response time", drawn.name);
+        let series = Series { name: drawn.name.clone(), histogram: &drawn.response };
+        text.push_str(&terminal::draw(&[series], &hist::draw_options(false)));
+    }
     for run in &report.runs {
         write_findings(&mut text, run);
     }
