@@ -209,6 +209,25 @@ pub fn linear_ticks(low: f64, high: f64, most: u32) -> Vec<f64> {
     ticks
 }
 
+/// Moves labels apart, each as little as need be: `gap` between two, all above `bottom`.
+#[must_use]
+pub fn apart(places: &[f64], gap: f64, top: f64, bottom: f64) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..places.len()).collect();
+    order.sort_by(|a, b| places[*a].total_cmp(&places[*b]));
+    let mut moved = places.to_vec();
+    let mut free_from = top;
+    for at in &order {
+        moved[*at] = moved[*at].max(free_from);
+        free_from = moved[*at] + gap;
+    }
+    let mut free_to = bottom;
+    for at in order.iter().rev() {
+        moved[*at] = moved[*at].min(free_to);
+        free_to = moved[*at] - gap;
+    }
+    moved
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,5 +264,11 @@ mod tests {
     fn steps_of_an_axis_are_round() {
         assert_eq!(linear_ticks(0.0, 60.0, 8), [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0]);
         assert_eq!(linear_ticks(3.0, 3.0, 8), [3.0]);
+    }
+
+    #[test]
+    fn labels_keep_their_distance_and_their_order() {
+        assert_eq!(apart(&[10.0, 12.0, 100.0], 16.0, 0.0, 200.0), [10.0, 26.0, 100.0]);
+        assert_eq!(apart(&[199.0, 198.0], 16.0, 0.0, 200.0), [200.0, 184.0]);
     }
 }

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 
 use super::figures::shortened;
 use super::over_time::{BINS_PER_OCTAVE, bin, bin_start_ns};
-use super::scale::{LogAxis, RoundTime, Time, grouped};
+use super::scale::{LogAxis, RoundTime, Time, apart, grouped};
 use super::summary::{PERCENTILES, is_borne_by, quantile};
 
 /// Rows of bars, at the most.
@@ -148,22 +148,21 @@ fn lines(series: &[&Series<'_>], options: DrawOptions) -> String {
         let quantiles = borne.map(|column| 1.0 - 10_f64.powf(-nines_at(column)));
         curves.push(it.histogram.value_at_quantiles(quantiles).map(value).collect::<Vec<_>>());
     }
-    let ends = || curves.iter().flatten().copied();
-    let axis = LogAxis::around(ends().fold(f64::INFINITY, f64::min), ends().fold(1.0, f64::max));
-    let row_of = |latency: f64| {
-        let steps = (1.0 - axis.position(latency)) * float(PLOT_ROWS - 1);
-        (0..PLOT_ROWS - 1).find(|row| steps < float(*row) + 0.5).unwrap_or(PLOT_ROWS - 1)
-    };
+    let all = || curves.iter().flatten().copied();
+    let axis = LogAxis::around(all().fold(f64::INFINITY, f64::min), all().fold(1.0, f64::max));
+    let depth_of = |latency: f64| (1.0 - axis.position(latency)) * float(PLOT_ROWS - 1);
+    let row_at =
+        |depth: f64| (0..PLOT_ROWS - 1).find(|row| depth < float(*row) + 0.5).unwrap_or(PLOT_ROWS - 1);
+    let row_of = |latency: f64| row_at(depth_of(latency));
     let mut plot: Vec<Vec<Cell>> = vec![vec![None; columns]; PLOT_ROWS];
-    let mut labels: Vec<Option<usize>> = vec![None; PLOT_ROWS];
     for (index, curve) in curves.iter().enumerate() {
         let rows: Vec<usize> = curve.iter().map(|latency| row_of(*latency)).collect();
         trace(&mut plot, &rows, index, options.is_ascii);
-        let end = rows.last().copied().unwrap_or(0);
-        let free = (0..PLOT_ROWS).filter(|row| labels[*row].is_none()).min_by_key(|row| row.abs_diff(end));
-        if let Some(row) = free {
-            labels[row] = Some(index);
-        }
+    }
+    let mut labels: Vec<Option<usize>> = vec![None; PLOT_ROWS];
+    let ends: Vec<f64> = curves.iter().map(|curve| depth_of(curve.last().copied().unwrap_or(0.0))).collect();
+    for (index, depth) in apart(&ends, 1.0, 0.0, float(PLOT_ROWS - 1)).into_iter().enumerate() {
+        labels[row_at(depth)].get_or_insert(index);
     }
     let mut ticks: Vec<Option<f64>> = vec![None; PLOT_ROWS];
     for tick in axis.ticks().into_iter().filter(|tick| tick.is_major) {

@@ -24,7 +24,7 @@ fn percentiles_are_printed_drawn_and_written_as_a_page() {
     let output = hist(&[&[table().as_str(), "--unit", "ms"], files.as_slice()].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.starts_with("SOURCE") && text.contains("10,000") && text.contains("p99"), "{text}");
+    assert!(text.starts_with("SOURCE") && text.contains("10,000") && text.contains("P99.9 ms"), "{text}");
     assert!(fs::read_to_string(html).unwrap().contains("<h1>Squares</h1>"));
     assert!(fs::read_to_string(svg).unwrap().starts_with("<svg"));
 }

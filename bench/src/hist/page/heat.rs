@@ -131,7 +131,9 @@ fn course(
     (share, label, class): (u32, &str, &str),
 ) {
     let mut path = String::new();
-    let mut last = None;
+    // Where the line ends, for its name.
+    let mut end = None;
+    let mut is_broken = true;
     for slice in slices {
         let samples: u64 = slice.counts.values().sum();
         let wanted = u128::from(samples) * u128::from(share);
@@ -141,22 +143,22 @@ fn course(
             u128::from(below) * 1_000_000 >= wanted
         });
         let Some((bin, _)) = bin.filter(|_| is_borne_by(samples, share)) else {
-            last = None;
+            is_broken = true;
             continue;
         };
         // The middle of the bin: it is all that is known.
         let y = frame.y((bin_start_ns(*bin) * bin_start_ns(bin + 1)).sqrt());
         let (from, to) = (x(slice.start_s), x(slice.end_s));
-        let command = if last.is_some() { 'L' } else { 'M' };
+        let command = if is_broken { 'M' } else { 'L' };
         write!(path, "{command}{from:.1} {y:.1}H{to:.1}").expect("a string takes everything");
-        last = Some(y);
+        (end, is_broken) = (Some(y), false);
     }
     if path.is_empty() {
         return;
     }
     push(out, format_args!("<path class=\"course halo\" d=\"{path}\"/>\n"));
     push(out, format_args!("<path class=\"course {class}\" d=\"{path}\"/>\n"));
-    if let Some(y) = last {
+    if let Some(y) = end {
         let (x, y) = (frame.right() + 8.0, y + 4.0);
         push(out, format_args!("<text class=\"axis course-name\" x=\"{x}\" y=\"{y:.1}\">{label}</text>\n"));
     }

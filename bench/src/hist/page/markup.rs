@@ -102,24 +102,6 @@ impl Frame {
     }
 }
 
-/// Moves labels apart, each as little as need be: `gap` between two, all above `bottom`.
-pub(super) fn apart(places: &[f64], gap: f64, top: f64, bottom: f64) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..places.len()).collect();
-    order.sort_by(|a, b| places[*a].total_cmp(&places[*b]));
-    let mut moved = places.to_vec();
-    let mut free_from = top;
-    for at in &order {
-        moved[*at] = moved[*at].max(free_from);
-        free_from = moved[*at] + gap;
-    }
-    let mut free_to = bottom;
-    for at in order.iter().rev() {
-        moved[*at] = moved[*at].min(free_to);
-        free_to = moved[*at] - gap;
-    }
-    moved
-}
-
 /// Text in HTML and SVG.
 pub(super) struct Escaped<'a>(pub(super) &'a str);
 
@@ -144,15 +126,4 @@ impl fmt::Display for Escaped<'_> {
 #[expect(clippy::cast_precision_loss, reason = "drawn to a tenth of a pixel at best")]
 pub(super) fn float(number: u64) -> f64 {
     number as f64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_keep_their_distance_and_their_order() {
-        assert_eq!(apart(&[10.0, 12.0, 100.0], 16.0, 0.0, 200.0), [10.0, 26.0, 100.0]);
-        assert_eq!(apart(&[199.0, 198.0], 16.0, 0.0, 200.0), [200.0, 184.0]);
-    }
 }

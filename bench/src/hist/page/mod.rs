@@ -9,6 +9,7 @@ mod heat;
 mod markup;
 mod percentiles;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use self::markup::{Escaped, Plot, WIDTH};
@@ -134,7 +135,13 @@ fn default_title(recordings: &[Recording]) -> String {
 
 /// How much was measured, in words.
 fn extent(recordings: &[Recording]) -> String {
-    let samples: u64 = recordings.iter().map(|it| it.histogram.len()).sum();
+    // The tags of one file are different times of the same records.
+    let mut by_file = BTreeMap::new();
+    for it in recordings {
+        let samples = by_file.entry(&it.file).or_insert(0);
+        *samples = it.histogram.len().max(*samples);
+    }
+    let samples: u64 = by_file.values().sum();
     let longest_s = recordings
         .iter()
         .filter_map(|it| Some(it.over_time.slices().last()?.end_s - it.over_time.slices().first()?.start_s))

@@ -1,10 +1,10 @@
 //! Latency by percentile, where each nine takes as much room as the one before, and latency is
 //! logarithmic: the tail, which is what one looks for, has most of the picture.
 
-use super::markup::{Escaped, Frame, Plot, apart, float};
+use super::markup::{Escaped, Frame, Plot, float};
 use super::{COLORS, push};
 use crate::hist::figures::{Figure, shortened};
-use crate::hist::scale::{LogAxis, Time};
+use crate::hist::scale::{LogAxis, Time, apart};
 use crate::hist::summary::{PERCENTILES, Summary, quantile};
 use crate::hist::terminal::nines_borne;
 
