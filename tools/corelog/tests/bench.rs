@@ -120,7 +120,7 @@ fn records_are_read_after_producers_are_done_when_consumers_start_late() {
 fn bad_input_is_one_clear_line() {
     let out = on_disk();
     let scenario = out.path().join("wrong.toml");
-    fs::write(&scenario, "[plan]\nproducer = 3\n").unwrap();
+    fs::write(&scenario, "about = \"misspelt\"\n[plan]\nproducer = 3\n").unwrap();
     let scenario = scenario.to_string_lossy().into_owned();
     // Nobody listens on port 1.
     let cases: [(&[&str], &str); 7] = [
