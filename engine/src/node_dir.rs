@@ -18,8 +18,10 @@ use crate::types::TopicPartition;
 /// The newest format that this program writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
 
-const FORMAT_FILE: &str = "format";
-const LAYOUT_FILE: &str = "layout";
+/// Holds the format, see [`format_version`].
+pub const FORMAT_FILE: &str = "format";
+/// Names the journals, a line each, in the order of the shards.
+pub const LAYOUT_FILE: &str = "layout";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -139,6 +141,11 @@ pub async fn remove_unlisted_journals(data_dir: &Path, listed: &[u64]) -> Result
     fs::sync_dir(&journals).await.map_err(io_at(&journals))
 }
 
+/// The version that the content of [`FORMAT_FILE`] names, unless it is not ours.
+pub fn format_version(content: &[u8]) -> Option<u32> {
+    std::str::from_utf8(content).ok()?.trim().strip_prefix("corelog ")?.parse().ok()
+}
+
 async fn check_format(data_dir: &Path) -> Result<(), NodeDirError> {
     let path = data_dir.join(FORMAT_FILE);
     for dir in [data_dir.join("journal"), data_dir.join("topics")] {
@@ -154,9 +161,7 @@ async fn check_format(data_dir: &Path) -> Result<(), NodeDirError> {
         return fs::write_small_atomic(&path, text.as_bytes()).await.map_err(io_at(&path));
     }
     let bytes = fs::read_small(&path).await.map_err(io_at(&path))?;
-    let text = String::from_utf8_lossy(&bytes);
-    let found = text.trim().strip_prefix("corelog ").and_then(|version| version.parse::<u32>().ok());
-    match found {
+    match format_version(&bytes) {
         Some(found) if found > FORMAT_VERSION => {
             Err(NodeDirError::NewerFormat { path: data_dir.to_owned(), found })
         }

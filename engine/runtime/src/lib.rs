@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 mod buf;
+pub mod checks;
 pub mod child;
 mod ctx;
 mod error;

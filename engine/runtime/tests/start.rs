@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use corelog_runtime::shards::{self, Options, ShardContext, StartError};
-use corelog_runtime::{fs, task, time};
+use corelog_runtime::{checks, fs, task, time};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -55,8 +55,40 @@ fn a_data_directory_is_locked_once_and_the_error_names_the_holder() {
     let StartError::DataDirLocked { pid, .. } = &locked else { panic!("{locked}") };
     assert_eq!(*pid, Some(std::process::id()));
     assert!(locked.to_string().contains("pid"));
+    let asked = checks::check_data_dir_is_free(&path).unwrap_err();
+    assert_eq!(asked.to_string(), locked.to_string());
     drop(lock);
+    checks::check_data_dir_is_free(&path).unwrap();
     drop(fs::lock_data_dir(&path).unwrap());
+}
+
+#[test]
+fn asking_whether_a_directory_is_free_leaves_it_as_it_is() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    checks::check_data_dir_is_free(dir.path()).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn syncs_are_timed_and_nothing_stays() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let times = checks::time_syncs(dir.path(), Duration::from_secs(60), 3).unwrap();
+    assert_eq!(times.len(), 3);
+    assert!(times.iter().all(|time| !time.is_zero()));
+    let once = checks::time_syncs(dir.path(), Duration::ZERO, 1000).unwrap();
+    assert_eq!(once.len(), 1, "the time is over after the first");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert!(checks::time_syncs(&dir.path().join("missing"), Duration::ZERO, 1).is_err());
+}
+
+#[test]
+fn a_port_is_free_until_somebody_listens_there() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let taken = checks::check_port(address).unwrap_err();
+    assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+    drop(listener);
+    checks::check_port(address).unwrap();
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod bench;
 mod bench_compare;
 mod bench_machine;
 mod bench_sink;
+mod doctor;
 pub(crate) mod hist;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ pub(crate) use bench_machine::{BenchMachine, MachinePart};
 pub(crate) use bench_sink::BenchSink;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use corelog_net::client::producer::Codec;
+pub(crate) use doctor::Doctor;
 
 use crate::commands::start::From;
 use crate::out::Format;
@@ -51,6 +53,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Runs a node until SIGTERM or Ctrl-C.
     Serve(Serve),
+    /// Checks whether a node can run here, and says what to set.
+    Doctor(Doctor),
     /// Creates, lists, describes and deletes topics.
     #[command(subcommand)]
     Topic(Topic),
@@ -81,6 +85,16 @@ are in docs/corelog.example.toml, and shown by --print-config.";
 #[derive(Debug, Default, Args)]
 #[command(after_help = SERVE_EXAMPLES)]
 pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) node: NodeFlags,
+    /// Prints the configuration in force, as a file with comments, and ends.
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
+
+/// How a node is configured.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct NodeFlags {
     /// Where Kafka clients connect: address and port; port 0 takes a free one [default:
     /// 127.0.0.1:9092].
     #[arg(long, value_name = "ADDR")]
@@ -107,9 +121,6 @@ pub(crate) struct Serve {
     /// A configuration file.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Prints the configuration in force, as a file with comments, and ends.
-    #[arg(long)]
-    pub(crate) print_config: bool,
 }
 
 /// Which cluster.

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod consume;
 pub(crate) mod disk;
+pub(crate) mod doctor;
 pub(crate) mod hist;
 mod input;
 pub(crate) mod produce;

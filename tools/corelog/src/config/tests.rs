@@ -141,3 +141,16 @@ fn cores_are_numbers_and_ranges() {
     assert_eq!(parse_cores("0, 2-4").unwrap(), Some(vec![0, 2, 3, 4]));
     assert!(parse_cores("").is_err());
 }
+
+#[test]
+fn the_operators_page_says_what_every_key_does() {
+    const PAGE: &str = include_str!("../../../../docs/OPERATIONS.md");
+    let row = |key: &str| assert!(PAGE.contains(&format!("| `{key}` |")), "docs/OPERATIONS.md lacks {key}");
+    for (key, value) in environment::table_of(&Config::default()) {
+        match value {
+            toml::Value::Table(section) => section.keys().for_each(|inner| row(&format!("{key}.{inner}"))),
+            toml::Value::Array(_) => ["name", "bind", "advertise"].map(|it| row(&format!("listener.{it}"))).into(),
+            _ => row(&key),
+        }
+    }
+}
