@@ -149,7 +149,9 @@ fn the_operators_page_says_what_every_key_does() {
     for (key, value) in environment::table_of(&Config::default()) {
         match value {
             toml::Value::Table(section) => section.keys().for_each(|inner| row(&format!("{key}.{inner}"))),
-            toml::Value::Array(_) => ["name", "bind", "advertise"].map(|it| row(&format!("listener.{it}"))).into(),
+            toml::Value::Array(_) => {
+                ["name", "bind", "advertise"].iter().for_each(|it| row(&format!("listener.{it}")));
+            }
             _ => row(&key),
         }
     }

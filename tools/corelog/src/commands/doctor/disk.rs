@@ -1,6 +1,6 @@
 //! What the data directory is on: file system, device, room, and how long a sync takes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use corelog_bench::result::machine::{describe_storage, is_memory};
@@ -216,7 +216,7 @@ fn inodes(free: u64) -> Check {
     }
 }
 
-fn direct_io(place: &PathBuf) -> Vec<Check> {
+fn direct_io(place: &Path) -> Vec<Check> {
     let name = "direct I/O";
     if let Err(error) = checks::check_direct_io(place) {
         return vec![Check::refused(name, error)];
