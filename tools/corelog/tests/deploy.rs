@@ -25,14 +25,14 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
     words.filter(|it| it.starts_with("corelog_") || it.starts_with("process_")).map(str::to_owned).collect()
 }
 
-/// The metrics that `docs/METRICS.md` lists in its tables, a row each that begins with the name, and
-/// whether they are histograms.
+/// The metrics that `docs/METRICS.md` lists, a row each that begins with name and type, and whether
+/// they are histograms. Other rows of its tables do no harm: they are no names of metrics.
 fn documented() -> BTreeMap<String, bool> {
     let page = read("docs/METRICS.md");
     let rows = page.lines().filter_map(|line| {
-        let (name, rest) = line.strip_prefix("| `")?.split_once('`')?;
-        let name = name.split('{').next().unwrap_or(name);
-        Some((name.to_owned(), rest.contains("histogram")))
+        let (name, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+        let (kind, _) = rest.split_once(" |")?;
+        Some((name.to_owned(), kind == "histogram"))
     });
     rows.collect()
 }
