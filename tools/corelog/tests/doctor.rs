@@ -62,7 +62,8 @@ fn every_line_has_a_level_and_a_finding_and_nothing_stays() {
     for name in ["kernel", "io_uring", "data directory", "direct I/O", "listener main", "http"] {
         assert_eq!(level(&report, name), "ok", "{report:#}");
     }
-    for name in ["locked memory", "open files", "memory", "cores", "CPU quota", "clock source", "wall clock"] {
+    for name in ["locked memory", "open files", "memory", "cores", "CPU quota", "clock source", "wall clock"]
+    {
         assert_ne!(level(&report, name), "fail", "{report:#}");
     }
     for name in ["file system", "device", "free space", "sync"] {
@@ -74,7 +75,6 @@ fn every_line_has_a_level_and_a_finding_and_nothing_stays() {
 #[test]
 fn text_is_a_line_a_check_and_a_sum() {
     let dir = on_disk();
-    let output = doctor(dir.path()).args(["--output", "text"]).output();
     let output = Command::new(BINARY)
         .args(["doctor", "--listen", "127.0.0.1:0", "--http", "", "--shards", "2", "--data-dir"])
         .arg(dir.path())

@@ -34,7 +34,10 @@ fn limits_of(groups: &str, root: &Path) -> Limits {
         if controllers.is_empty() {
             for dir in up(root, path) {
                 tighten(&mut limits.cpu, read(dir.join("cpu.max")).and_then(|it| cpu_max(&it)));
-                tighten(&mut limits.memory_bytes, read(dir.join("memory.max")).and_then(|it| it.parse().ok()));
+                tighten(
+                    &mut limits.memory_bytes,
+                    read(dir.join("memory.max")).and_then(|it| it.parse().ok()),
+                );
             }
         }
         if has("cpu") {

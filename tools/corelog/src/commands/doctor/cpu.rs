@@ -62,7 +62,9 @@ fn shards_on(shards: usize, cores: &[usize], pairs: &[(usize, usize)]) -> Check 
         [] => Check::ok(name, found),
         [(one, other), ..] => Check::ok(
             name,
-            format!("{found}; some are threads of one physical core ({one} and {other}), and share its speed"),
+            format!(
+                "{found}; some are threads of one physical core ({one} and {other}), and share its speed"
+            ),
         ),
     }
 }

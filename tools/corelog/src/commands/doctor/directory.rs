@@ -36,7 +36,9 @@ pub(super) fn look_at(config: &Config, shards: usize) -> Directory {
         Directory { path, writable: None, addresses: None, journal_bytes: 0, check: Check::ok(NAME, "") };
     directory.check = match fs::metadata(&directory.path) {
         Ok(found) if found.is_dir() => existing(&mut directory, found.uid(), shards),
-        Ok(_) => Check::fail(NAME, format!("{} is not a directory", shown(&directory.path)), "another data_dir"),
+        Ok(_) => {
+            Check::fail(NAME, format!("{} is not a directory", shown(&directory.path)), "another data_dir")
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => missing(&mut directory),
         Err(error) => no_permission(&directory.path, &error),
     };
@@ -48,7 +50,10 @@ fn shown(path: &Path) -> String {
 }
 
 fn no_permission(path: &Path, error: &dyn std::fmt::Display) -> Check {
-    let set = format!("`chown -R {}:` and the directories above it readable, or run this as the node's user", user());
+    let set = format!(
+        "`chown -R {}:` and the directories above it readable, or run this as the node's user",
+        user()
+    );
     Check::fail(NAME, format!("{} cannot be looked at: {error}", shown(path)), set)
 }
 
@@ -128,10 +133,8 @@ fn content(path: &Path, shards: usize) -> Result<String, Check> {
             Ok(format!("format {version}, {}", layout(path, shards)))
         }
         Some(version) => {
-            let found = format!(
-                "{} is in format {version}, this corelog reads up to {FORMAT_VERSION}",
-                shown(path)
-            );
+            let found =
+                format!("{} is in format {version}, this corelog reads up to {FORMAT_VERSION}", shown(path));
             Err(Check::fail(NAME, found, set))
         }
         None => {
@@ -147,7 +150,9 @@ fn layout(path: &Path, shards: usize) -> String {
         0 => "no journals".to_owned(),
         journals if journals == shards => format!("{journals} journals"),
         journals => {
-            format!("{journals} journals: a start with {shards} shards moves what is in them to its own first")
+            format!(
+                "{journals} journals: a start with {shards} shards moves what is in them to its own first"
+            )
         }
     }
 }

@@ -206,7 +206,11 @@ fn free_space(room: Room, journal_bytes: u64, needs: &Needs) -> Check {
 fn inodes(free: u64) -> Check {
     let name = "free inodes";
     match free {
-        0 => Check::fail(name, "none: no file can be created", "a file system with more inodes, or fewer files"),
+        0 => Check::fail(
+            name,
+            "none: no file can be created",
+            "a file system with more inodes, or fewer files",
+        ),
         _ if free < INODES_MIN => Check::warn(
             name,
             format!("{}: each segment takes one", grouped(free)),
@@ -278,7 +282,11 @@ mod tests {
     }
 
     fn storage(file_system: &str) -> Storage {
-        Storage { file_system: file_system.to_owned(), device: "/dev/sda1, DISK".to_owned(), ..Storage::default() }
+        Storage {
+            file_system: file_system.to_owned(),
+            device: "/dev/sda1, DISK".to_owned(),
+            ..Storage::default()
+        }
     }
 
     #[test]

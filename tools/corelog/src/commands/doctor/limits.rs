@@ -95,7 +95,10 @@ fn open_files(limit: u64, needs: &Needs) -> Check {
     let name = "open files";
     let all = needs.files + needs.connections;
     if limit >= all {
-        return Check::ok(name, format!("the limit is {}, at most {} are needed", grouped(limit), grouped(all)));
+        return Check::ok(
+            name,
+            format!("the limit is {}, at most {} are needed", grouped(limit), grouped(all)),
+        );
     }
     let enough = all.next_power_of_two().max(65_536);
     let set = format!(
