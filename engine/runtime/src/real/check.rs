@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::Pid;
 
-use super::probe::Probe;
+use super::probe::{self, Probe};
 use crate::error::StartError;
 
 /// glommio does not start an executor below this limit of locked memory.
@@ -83,38 +83,41 @@ pub fn check_memlock(wanted: usize, shards: usize) -> Result<usize, StartError> 
     Ok(wanted.min(usize::try_from(share).unwrap_or(usize::MAX).max(IO_MEMORY_BYTES_MIN)))
 }
 
-/// Checks that io_uring works at all, by making an executor.
+/// Checks that io_uring works at all, by setting up a ring and then an executor.
 ///
 /// # Errors
 /// [`StartError::IoUringDisabled`], [`StartError::IoUringForbidden`],
 /// [`StartError::IoUringMissing`], [`StartError::MemlockTooSmall`].
 pub fn check_io_uring() -> Result<(), StartError> {
+    // glommio panics where the kernel refuses a ring, and tells nothing of why.
+    probe::try_ring().map_err(explain)?;
     let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(IO_MEMORY_BYTES_MIN);
-    builder.make().map(drop).map_err(explain)
+    match builder.make() {
+        Ok(executor) => {
+            drop(executor);
+            Ok(())
+        }
+        Err(GlommioError::IoError(source) | GlommioError::EnhancedIoError { source, .. }) => {
+            Err(explain(source))
+        }
+        Err(other) => Err(StartError::IoUringMissing { message: other.to_string() }),
+    }
 }
 
-/// What is wrong when an executor cannot be made.
-fn explain(error: GlommioError<()>) -> StartError {
-    let errno = |source: &io::Error| source.raw_os_error().map(Errno::from_raw);
-    match error {
-        GlommioError::IoError(source) | GlommioError::EnhancedIoError { source, .. } => {
-            match errno(&source) {
-                Some(Errno::EPERM | Errno::EACCES) => match io_uring_setting() {
-                    Some(setting) if setting > 0 => StartError::IoUringDisabled { setting },
-                    _ => StartError::IoUringForbidden { source },
-                },
-                // Some seccomp profiles pretend that the system call does not exist.
-                Some(Errno::ENOSYS) if io_uring_setting().is_some() => {
-                    StartError::IoUringForbidden { source }
-                }
-                Some(Errno::ENOMEM) => StartError::MemlockTooSmall {
-                    have_bytes: getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft),
-                    need_bytes: 8 << 20,
-                },
-                _ => StartError::IoUringMissing { message: source.to_string() },
-            }
-        }
-        other => StartError::IoUringMissing { message: other.to_string() },
+/// What is wrong when a ring or an executor cannot be made.
+fn explain(source: io::Error) -> StartError {
+    match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM | Errno::EACCES) => match io_uring_setting() {
+            Some(setting) if setting > 0 => StartError::IoUringDisabled { setting },
+            _ => StartError::IoUringForbidden { source },
+        },
+        // Some seccomp profiles pretend that the system call does not exist.
+        Some(Errno::ENOSYS) if io_uring_setting().is_some() => StartError::IoUringForbidden { source },
+        Some(Errno::ENOMEM) => StartError::MemlockTooSmall {
+            have_bytes: getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft),
+            need_bytes: 8 << 20,
+        },
+        _ => StartError::IoUringMissing { message: source.to_string() },
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -82,6 +83,47 @@ pub fn time_syncs(dir: &Path, during: Duration, count_max: usize) -> io::Result<
     }
     probe.remove()?;
     Ok(times)
+}
+
+/// Size of the kernel's `struct io_uring_params`, in words of 8 bytes.
+const RING_PARAMS_WORDS: usize = 15;
+/// Asks which operations a ring has: `IORING_REGISTER_PROBE`.
+const REGISTER_PROBE: libc::c_long = 8;
+/// Operations that there is room for in the answer: the most that may be asked for.
+const PROBED_OPERATIONS: libc::c_long = 256;
+/// Size of that answer: a header of 16 bytes, and 8 for each operation.
+const RING_PROBE_WORDS: usize = 2 + 256;
+
+/// Sets up a ring of io_uring, and makes each of the three system calls that it takes once: a seccomp
+/// filter can forbid any of them. The ring is closed.
+///
+/// # Errors
+/// What the operating system says.
+pub(super) fn try_ring() -> io::Result<()> {
+    let checked = |result: libc::c_long| match result {
+        0.. => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    };
+    let mut params = [0_u64; RING_PARAMS_WORDS];
+    // SAFETY: the kernel reads and writes one `io_uring_params`, which is as long as `params`; zeros ask
+    // for an ordinary ring.
+    let ring = checked(unsafe { libc::syscall(libc::SYS_io_uring_setup, 1_u32, params.as_mut_ptr()) })?;
+    let ring = RawFd::try_from(ring).map_err(|_| io::ErrorKind::InvalidData)?;
+    // SAFETY: the descriptor is new, and nobody else's.
+    let ring = unsafe { OwnedFd::from_raw_fd(ring) };
+    let mut answer = [0_u64; RING_PROBE_WORDS];
+    // SAFETY: the descriptor is open; the kernel writes at most as many operations as it is told that
+    // there is room for, and `answer` has that room.
+    checked(unsafe {
+        let (fd, answer) = (ring.as_raw_fd(), answer.as_mut_ptr());
+        libc::syscall(libc::SYS_io_uring_register, fd, REGISTER_PROBE, answer, PROBED_OPERATIONS)
+    })?;
+    // SAFETY: nothing is submitted and nothing waited for; there is no signal mask.
+    checked(unsafe {
+        let no_mask = std::ptr::null::<libc::sigset_t>();
+        libc::syscall(libc::SYS_io_uring_enter, ring.as_raw_fd(), 0_u32, 0_u32, 0_u32, no_mask, 0_usize)
+    })
+    .map(drop)
 }
 
 /// Whether the kernel takes its wall clock for synchronised, as NTP and PTP daemons tell it.
