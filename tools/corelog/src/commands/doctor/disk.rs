@@ -258,7 +258,8 @@ fn sync_times(mut times: Vec<Duration>) -> Check {
         return Check::warn(
             name,
             format!("{found}: an acknowledgement waits for one"),
-            "a solid-state disk with power-loss protection, and nothing else on it that writes",
+            "nothing, if other work ran meanwhile: measure again without it; else a solid-state disk with \
+             power-loss protection, and nothing else on it that writes",
         );
     }
     Check::ok(name, found)
