@@ -6,5 +6,6 @@ pub(crate) mod disk;
 pub(crate) mod hist;
 mod input;
 pub(crate) mod produce;
+pub(crate) mod stages;
 pub(crate) mod start;
 pub(crate) mod topic;
