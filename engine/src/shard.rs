@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 
 use self::acks::AckQueue;
 pub use self::fetch::Watch;
-pub(crate) use self::stages::Stages;
+use self::stages::Stages;
 pub use self::stages::{ProducedStats, ReadStats, StageStats};
 pub use self::stats::{MemoryUse, ShardStats};
 use crate::api::PartitionError;

@@ -98,23 +98,22 @@ impl Scrape<'_> {
 
     /// By API, as far as the node was ever asked.
     fn requests(&self, text: &mut Text) {
-        let asked = || {
-            let apis = ShardCounters::apis();
-            apis.filter(|(index, _)| self.counters.iter().any(|c| c.api(*index).requests.get() > 0))
-        };
+        let counters = self.counters;
+        let is_asked = |index: usize| counters.iter().any(|c| c.api(index).requests.get() > 0);
+        let asked: Vec<_> = ShardCounters::apis().filter(|(index, _)| is_asked(*index)).collect();
         text.introduce(&REQUESTS);
-        for (index, api) in asked() {
+        for (index, api) in &asked {
             for (shard, counters) in self.counters.iter().enumerate() {
-                let requests = counters.api(index).requests.get();
-                text.sample(&REQUESTS, &[("shard", &shard), ("api", &api)], requests);
+                let requests = counters.api(*index).requests.get();
+                text.sample(&REQUESTS, &[("shard", &shard), ("api", api)], requests);
             }
         }
         text.introduce(&REQUEST_ERRORS);
-        for (index, api) in asked() {
+        for (index, api) in &asked {
             for (shard, counters) in self.counters.iter().enumerate() {
-                for (code, count) in counters.api(index).errors() {
+                for (code, count) in counters.api(*index).errors() {
                     let labels: &[(&str, text::Label<'_>)] =
-                        &[("shard", &shard), ("api", &api), ("error", &code.name())];
+                        &[("shard", &shard), ("api", api), ("error", &code.name())];
                     text.sample(&REQUEST_ERRORS, labels, count);
                 }
             }
@@ -122,15 +121,15 @@ impl Scrape<'_> {
         self.by_shard(text, &REQUESTS_REFUSED, |c| c.requests_refused.get());
         self.by_shard(text, &REQUESTS_MALFORMED, |c| c.requests_malformed.get());
         text.introduce(&REQUEST_SECONDS);
-        for (index, api) in asked() {
+        for (index, api) in &asked {
             for (shard, counters) in self.counters.iter().enumerate() {
-                let labels: &[(&str, text::Label<'_>)] = &[("shard", &shard), ("api", &api)];
-                text.histogram(&REQUEST_SECONDS, labels, &counters.api(index).duration.snapshot());
+                let labels: &[(&str, text::Label<'_>)] = &[("shard", &shard), ("api", api)];
+                text.histogram(&REQUEST_SECONDS, labels, &counters.api(*index).duration.snapshot());
             }
         }
     }
 
-    /// In the order in which a produce comes by.
+    /// Of the network side, then of the engine.
     fn stages(&self, text: &mut Text) {
         text.introduce(&STAGE_SECONDS);
         let mut stage = |shard: usize, name: &'static str, times: &Snapshot| {

@@ -51,16 +51,11 @@ impl Text {
         };
         let bounds = times.scale.bounds().iter().map(|bound| (*bound as f64 / per_unit).to_string());
         let bounds = bounds.chain(["+Inf".to_owned()]);
-        let mut labelled: Vec<(&str, Label<'_>)> = labels.to_vec();
         let mut below = 0;
-        // A snapshot that was never taken has no counts at all.
-        let counts = times.counts.iter().chain(std::iter::repeat(&0));
-        for (bound, count) in bounds.zip(counts) {
+        for (bound, count) in bounds.zip(&times.counts) {
             below += count;
-            labelled.truncate(labels.len());
-            labelled.push(("le", &bound));
-            self.line(metric.name, "_bucket", &labelled, below);
-            labelled.pop();
+            let with_bound: Vec<_> = labels.iter().copied().chain([("le", &bound as Label<'_>)]).collect();
+            self.line(metric.name, "_bucket", &with_bound, below);
         }
         self.line(metric.name, "_sum", labels, times.sum as f64 / per_unit);
         self.line(metric.name, "_count", labels, below);
