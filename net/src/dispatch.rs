@@ -111,7 +111,9 @@ async fn serve(
             answer(service, header, &metadata::serve(service, client, version, request).await)
         }
         Api::FindCoordinator => answer(service, header, &coordinator::serve(version, decode(header, body)?)),
-        Api::ApiVersions => answer(service, header, &api_versions::serve(client, version, &decode(header, body)?)),
+        Api::ApiVersions => {
+            answer(service, header, &api_versions::serve(client, version, &decode(header, body)?))
+        }
         Api::CreateTopics => {
             let request = decode(header, body)?;
             answer(service, header, &topics::create(service, version, request).await)
@@ -128,7 +130,9 @@ async fn serve(
             let request = decode(header, body)?;
             answer(service, header, &offsets::epoch_ends(service, request).await)
         }
-        Api::DescribeConfigs => answer(service, header, &configs::serve(service, version, &decode(header, body)?)),
+        Api::DescribeConfigs => {
+            answer(service, header, &configs::serve(service, version, &decode(header, body)?))
+        }
         Api::DescribeCluster => {
             let response: DescribeClusterResponse =
                 cluster::describe_cluster(service, client, &decode(header, body)?);

@@ -198,7 +198,8 @@ impl Scrape<'_> {
             for stats in self.stats {
                 for produced in &stats.stages.produced {
                     let mode = mode_name(produced.durability);
-                    let labels: &[(&str, text::Label<'_>)] = &[("shard", &stats.shard), ("durability", &mode)];
+                    let labels: &[(&str, text::Label<'_>)] =
+                        &[("shard", &stats.shard), ("durability", &mode)];
                     text.sample(metric, labels, value(produced));
                 }
             }

@@ -151,8 +151,7 @@ impl Reader {
         if (kind == Kind::Counter) != name.ends_with("_total") {
             return Err(format!("counters are named _total, and nothing else is: {name}"));
         }
-        current.family =
-            Some(Family { kind, help, values: BTreeMap::new(), histograms: BTreeMap::new() });
+        current.family = Some(Family { kind, help, values: BTreeMap::new(), histograms: BTreeMap::new() });
         Ok(())
     }
 
@@ -329,12 +328,8 @@ h_seconds_count{s=\"0\"} 4
         assert_eq!((a.values[&Labels::new()], a.values[&labels]), (3.0, 4.0));
         assert_eq!((families["b"].kind, families["b"].values.len()), (Kind::Gauge, 0));
         let labels = Labels::from([("s".to_owned(), "0".to_owned())]);
-        let expected = Buckets {
-            bounds: vec![0.001, 0.5, f64::INFINITY],
-            below: vec![1, 3, 4],
-            sum: 7.25,
-            count: 4,
-        };
+        let expected =
+            Buckets { bounds: vec![0.001, 0.5, f64::INFINITY], below: vec![1, 3, 4], sum: 7.25, count: 4 };
         assert_eq!(families["h_seconds"].histograms[&labels], expected);
     }
 

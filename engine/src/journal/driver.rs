@@ -162,7 +162,13 @@ impl Driver {
         let writing = file.clone();
         let future = async move { writing.write_at(buf, header.position_bytes).await };
         let submitted = Instant::now();
-        self.writes.push_back(Write { header, file, queued_bytes, submitted, future: Some(Box::pin(future)) });
+        self.writes.push_back(Write {
+            header,
+            file,
+            queued_bytes,
+            submitted,
+            future: Some(Box::pin(future)),
+        });
         if self.inner.options.planted.has(Planted::AckBeforeSync) {
             self.inner.state.borrow_mut().progress.synced = header.end_lsn();
             self.inner.progress.wake();

@@ -107,10 +107,7 @@ mod tests {
     fn values_of_labels_are_escaped() {
         let mut text = Text::new();
         text.sample(&BUILD_INFO, &[("version", &"a\"b\\c\nd"), ("revision", &1)], 1);
-        assert_eq!(
-            text.into_string(),
-            "corelog_build_info{version=\"a\\\"b\\\\c\\nd\",revision=\"1\"} 1\n"
-        );
+        assert_eq!(text.into_string(), "corelog_build_info{version=\"a\\\"b\\\\c\\nd\",revision=\"1\"} 1\n");
     }
 
     #[test]

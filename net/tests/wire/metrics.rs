@@ -98,8 +98,7 @@ fn the_page_lists_what_is_exported() {
         };
         assert_eq!(labels, BTreeSet::from([row.labels.clone()]), "{name}: every series has these labels");
     }
-    for (label, metric) in
-        [("stage", "corelog_stage_duration_seconds"), ("purpose", "corelog_memory_bytes")]
+    for (label, metric) in [("stage", "corelog_stage_duration_seconds"), ("purpose", "corelog_memory_bytes")]
     {
         let family = &families[metric];
         let labels = family.values.keys().chain(family.histograms.keys());
@@ -119,13 +118,14 @@ fn the_numbers_are_those_of_what_was_done() {
     let node = Node::start(2);
     let mut client = node.connect();
     let id = client.create("t");
+    // First: a sync that somebody waits for covers them, and fetches see them.
+    for _ in 0..UNACKNOWLEDGED {
+        client.send_produce(9, 0, "t", 0, &["a", "b"]);
+    }
     for number in 0..PRODUCES {
         let partition = i32::try_from(number % 4).unwrap();
         let sent = client.send_produce(9, -1, "t", partition, &["a", "b"]);
         assert_eq!(client.produced(9, sent).0, 0);
-    }
-    for _ in 0..UNACKNOWLEDGED {
-        client.send_produce(9, 0, "t", 0, &["a", "b"]);
     }
     for partition in [17, 18] {
         let sent = client.send_produce(9, 1, "t", partition, &["a", "b"]);
@@ -139,8 +139,11 @@ fn the_numbers_are_those_of_what_was_done() {
     let produces = PRODUCES + UNACKNOWLEDGED + 2;
     let duration = "corelog_net_request_duration_seconds";
     let families = settled(&node, |it| {
-        let commits: Vec<_> = ["0", "1"].map(|shard| histogram(it, "corelog_journal_commit_entries", &[("shard", shard)]).1).into();
-        let entries: Vec<_> = ["0", "1"].map(|shard| value(it, "corelog_journal_entries_total", &[("shard", shard)])).into();
+        let commits: Vec<_> = ["0", "1"]
+            .map(|shard| histogram(it, "corelog_journal_commit_entries", &[("shard", shard)]).1)
+            .into();
+        let entries: Vec<_> =
+            ["0", "1"].map(|shard| value(it, "corelog_journal_entries_total", &[("shard", shard)])).into();
         histogram(it, duration, &[("api", "Fetch")]).0 == u64::from(FETCHES)
             && histogram(it, duration, &[("api", "Produce")]).0 == u64::from(produces)
             && commits == entries
@@ -167,16 +170,17 @@ fn the_numbers_are_those_of_what_was_done() {
     let counted = all.to_string().parse::<u64>().unwrap();
     assert_eq!(stage(&families, "queue", own), counted);
     assert_eq!(stage(&families, "reply", own), counted - u64::from(UNACKNOWLEDGED));
-    let (in_queue, queued) =
-        histogram(&families, "corelog_stage_duration_seconds", &[("stage", "queue")]);
+    let (in_queue, queued) = histogram(&families, "corelog_stage_duration_seconds", &[("stage", "queue")]);
     let (whole_count, whole) = histogram(&families, duration, &[]);
     assert_eq!((in_queue, whole_count), (counted, counted));
     assert!(queued > 0.0 && queued < whole, "{queued} {whole}");
 
     // Records, at the shards of the partitions.
-    let batch = BatchBuilder::new()
-        .record(1_700_000_000_000, Some(b"key"), Some(b"a"))
-        .record(1_700_000_000_000, Some(b"key"), Some(b"b"));
+    let batch = BatchBuilder::new().record(1_700_000_000_000, Some(b"key"), Some(b"a")).record(
+        1_700_000_000_000,
+        Some(b"key"),
+        Some(b"b"),
+    );
     let batch_bytes = f64::from(u32::try_from(batch.build().unwrap().len()).unwrap());
     let batches = f64::from(PRODUCES + UNACKNOWLEDGED);
     let fsync = [("durability", "fsync")];
@@ -248,8 +252,7 @@ fn health_is_told_from_the_bind_to_the_end() {
                 let addresses = bound.addresses().clone();
                 tell.send(addresses.clone()).unwrap();
                 steps.wait_for(|step| *step >= 1).await.unwrap();
-                let engine =
-                    Engine::start(context.mesh, engine_options(data_dir, Vec::new())).await.unwrap();
+                let engine = Engine::start(context.mesh, engine_options(data_dir, Vec::new())).await.unwrap();
                 let server = Server::start(engine.clone(), net, shared, bound);
                 tell.send(addresses.clone()).unwrap();
                 steps.wait_for(|step| *step >= 2).await.unwrap();
@@ -262,7 +265,7 @@ fn health_is_told_from_the_bind_to_the_end() {
         };
         shards::run(run, main).unwrap();
     });
-    let mut next = || told.recv_timeout(TIMEOUT).expect("the node goes on");
+    let next = || told.recv_timeout(TIMEOUT).expect("the node goes on");
     let (is_ok, body) = health(&next());
     assert!(!is_ok && body.contains("\"starting\""), "{body}");
     step.send_replace(1);

@@ -21,8 +21,8 @@ use corelog_net::server::{Addresses, NodeNet};
 use corelog_runtime::{fs, shards};
 use tracing_subscriber::EnvFilter;
 
-use crate::revision::REVISION;
 use crate::config::{Config, DefaultDurability, Listener, parse_cores};
+use crate::revision::REVISION;
 
 /// A partition with so much unflushed data is written to its segments: large enough that a sync per
 /// flush costs little, small enough that many hot partitions stay within the journal.

@@ -8,16 +8,8 @@ use corelog_net::scrape::{Buckets, Families, Labels};
 
 /// The stages, in the order in which a produce comes by; then those of a fetch, and what goes on
 /// behind both.
-const STAGES: [&str; 8] = [
-    "queue",
-    "forward",
-    "park",
-    "journal_write",
-    "journal_sync",
-    "reply",
-    "segment_read",
-    "segment_flush",
-];
+const STAGES: [&str; 8] =
+    ["queue", "forward", "park", "journal_write", "journal_sync", "reply", "segment_read", "segment_flush"];
 
 /// What a row is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

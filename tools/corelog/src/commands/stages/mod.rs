@@ -40,8 +40,7 @@ fn read(address: &str) -> Result<(Families, Instant)> {
 
 fn to_text(rows: &[Row], interval: Duration) -> String {
     let mut text = format!("in {:.2} s\n", interval.as_secs_f64());
-    for (kind, heading) in
-        [(Kind::Request, "request"), (Kind::Stage, "stage"), (Kind::Commit, "per commit")]
+    for (kind, heading) in [(Kind::Request, "request"), (Kind::Stage, "stage"), (Kind::Commit, "per commit")]
     {
         let of_kind: Vec<&Row> = rows.iter().filter(|row| row.kind == kind).collect();
         if of_kind.is_empty() {
