@@ -294,15 +294,18 @@ impl Engine {
         ShardStats { mesh_queued, ..self.local().stats() }
     }
 
-    /// The numbers of every shard that answers.
+    /// The numbers of every shard that answers, in the order of shards.
     pub async fn stats(&self) -> Vec<ShardStats> {
-        let calls = (0..self.shards()).map(|shard| self.inner.mesh.call(shard, ShardRequest::Stats));
-        let replies = join_all(calls).await;
-        let stats = |reply| match reply {
+        // First its own: asking the others leaves messages in the queues that it tells of.
+        let mut all = vec![self.own_stats()];
+        let others = (0..self.shards()).filter(|shard| *shard != self.shard());
+        let calls = others.map(|shard| self.inner.mesh.call(shard, ShardRequest::Stats));
+        all.extend(join_all(calls).await.into_iter().filter_map(|reply| match reply {
             Ok(ShardReply::Stats(stats)) => Some(*stats),
             Ok(_) | Err(_) => None,
-        };
-        replies.into_iter().filter_map(stats).collect()
+        }));
+        all.sort_by_key(|stats| stats.shard);
+        all
     }
 
     /// Gives an accepted connection to another shard.

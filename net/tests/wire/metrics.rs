@@ -211,6 +211,7 @@ fn the_numbers_are_those_of_what_was_done() {
         let syncs = stage(&families, "journal_sync", shard);
         assert!((1..=commits).contains(&syncs), "{syncs} syncs of {commits} writes");
         assert_eq!(on(shard, "corelog_engine_shard_up"), 1.0);
+        assert_eq!(on(shard, "corelog_engine_mesh_queued_messages"), 0.0, "a scrape does not see itself");
         assert_eq!(value(&families, "corelog_journal_full", &[("shard", shard)]), 0.0);
     }
     let unflushed = value(&families, "corelog_memory_bytes", &[("purpose", "unflushed")]);
