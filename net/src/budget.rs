@@ -4,8 +4,9 @@
 //! limit is kept by what may begin: a fetch waits while nothing is left, and asks for no more than
 //! what is left.
 
-use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::Notify;
 
@@ -20,7 +21,8 @@ pub(crate) struct ResponseBudget {
 
 #[derive(Default)]
 struct Outstanding {
-    bytes: Cell<usize>,
+    /// Written by the shard only; others may look.
+    bytes: Arc<AtomicUsize>,
     sent: Notify,
 }
 
@@ -35,16 +37,16 @@ impl ResponseBudget {
         Self { limit_bytes, outstanding: Rc::default() }
     }
 
-    /// Bytes on their way out.
-    pub(crate) fn outstanding_bytes(&self) -> usize {
-        self.outstanding.bytes.get()
+    /// Bytes on their way out, for any shard to look at.
+    pub(crate) fn outstanding(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.outstanding.bytes)
     }
 
     /// How many bytes a fetch that begins now may bring; waits while there is nothing left.
     pub(crate) async fn room(&self) -> usize {
         loop {
             let sent = self.outstanding.sent.notified();
-            let left = self.limit_bytes.saturating_sub(self.outstanding.bytes.get());
+            let left = self.limit_bytes.saturating_sub(self.outstanding.bytes.load(Relaxed));
             if left > 0 {
                 return left.max(ROOM_BYTES_MIN);
             }
@@ -55,15 +57,15 @@ impl ResponseBudget {
     /// Counts bytes that were fetched.
     pub(crate) fn charge(&self, bytes: usize) -> Charge {
         let outstanding = Rc::clone(&self.outstanding);
-        outstanding.bytes.set(outstanding.bytes.get() + bytes);
+        outstanding.bytes.store(outstanding.bytes.load(Relaxed) + bytes, Relaxed);
         Charge { bytes, outstanding }
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        let bytes = self.outstanding.bytes.get().checked_sub(self.bytes);
-        self.outstanding.bytes.set(bytes.expect("every charge was counted once"));
+        let bytes = self.outstanding.bytes.load(Relaxed).checked_sub(self.bytes);
+        self.outstanding.bytes.store(bytes.expect("every charge was counted once"), Relaxed);
         self.outstanding.sent.notify_waiters();
     }
 }
@@ -86,6 +88,6 @@ mod tests {
         drop(second);
         assert_eq!(room.now_or_never(), Some(ROOM_BYTES_MIN));
         drop(first);
-        assert_eq!(budget.outstanding_bytes(), 0);
+        assert_eq!(budget.outstanding().load(Relaxed), 0);
     }
 }

@@ -19,6 +19,7 @@ use crate::connection::{Client, Reply};
 use crate::handlers::{
     api_versions, cluster, configs, coordinator, fetch, metadata, offsets, produce, producer_ids, topics,
 };
+use crate::metrics::ErrorCodes;
 use crate::refusals;
 use crate::service::Service;
 
@@ -50,17 +51,18 @@ pub(crate) fn dispatch(
         let (service, client) = (Rc::clone(service), Rc::clone(client));
         let reply = async move {
             let answered = serve(&service, &client, &header, frame.freeze()).await;
-            answered.unwrap_or_else(|error| malformed(&client, &header, &error))
+            answered.unwrap_or_else(|error| malformed(&service, &client, &header, &error))
         };
         return Dispatched { api: Some(api), reply: reply.boxed_local(), is_started: false };
     }
     let request = match ProduceRequest::decode(version, frame) {
         Ok(request) => request,
-        Err(error) => return at_once(Some(api), malformed(client, &header, &error)),
+        Err(error) => return at_once(Some(api), malformed(service, client, &header, &error)),
     };
     if !api.is_served(version) {
         service.counters().refused();
         let response = ProduceResponse::refuse(&request, ErrorCode::UnsupportedVersion);
+        service.counters().errors(api, &response);
         let reply = match request.acks {
             0 => Reply::Close,
             _ => Reply::Frame(response.encode(version, correlation_id).freeze()),
@@ -102,38 +104,42 @@ async fn serve(
         }
         Api::ListOffsets => {
             let request = decode(header, body)?;
-            answer(header, &offsets::list(service, version, request).await)
+            answer(service, header, &offsets::list(service, version, request).await)
         }
         Api::Metadata => {
             let request = decode(header, body)?;
-            answer(header, &metadata::serve(service, client, version, request).await)
+            answer(service, header, &metadata::serve(service, client, version, request).await)
         }
-        Api::FindCoordinator => answer(header, &coordinator::serve(version, decode(header, body)?)),
-        Api::ApiVersions => answer(header, &api_versions::serve(client, version, &decode(header, body)?)),
+        Api::FindCoordinator => answer(service, header, &coordinator::serve(version, decode(header, body)?)),
+        Api::ApiVersions => {
+            answer(service, header, &api_versions::serve(client, version, &decode(header, body)?))
+        }
         Api::CreateTopics => {
             let request = decode(header, body)?;
-            answer(header, &topics::create(service, version, request).await)
+            answer(service, header, &topics::create(service, version, request).await)
         }
         Api::DeleteTopics => {
             let request = decode(header, body)?;
-            answer(header, &topics::delete(service, version, request).await)
+            answer(service, header, &topics::delete(service, version, request).await)
         }
         Api::InitProducerId => {
             let request = decode(header, body)?;
-            answer(header, &producer_ids::serve(service, &request).await)
+            answer(service, header, &producer_ids::serve(service, &request).await)
         }
         Api::OffsetForLeaderEpoch => {
             let request = decode(header, body)?;
-            answer(header, &offsets::epoch_ends(service, request).await)
+            answer(service, header, &offsets::epoch_ends(service, request).await)
         }
-        Api::DescribeConfigs => answer(header, &configs::serve(service, version, &decode(header, body)?)),
+        Api::DescribeConfigs => {
+            answer(service, header, &configs::serve(service, version, &decode(header, body)?))
+        }
         Api::DescribeCluster => {
             let response: DescribeClusterResponse =
                 cluster::describe_cluster(service, client, &decode(header, body)?);
-            answer(header, &response)
+            answer(service, header, &response)
         }
         Api::DescribeTopicPartitions => {
-            answer(header, &cluster::describe_topic_partitions(service, &decode(header, body)?))
+            answer(service, header, &cluster::describe_topic_partitions(service, &decode(header, body)?))
         }
     }
 }
@@ -142,13 +148,24 @@ fn decode<T: Request>(header: &RequestHeader, body: Bytes) -> Result<T, Failure>
     Ok(decode_request(header.version, body)?)
 }
 
-fn answer<T: Encodable + HeaderVersion>(header: &RequestHeader, response: &T) -> Result<Reply, Failure> {
+fn answer<T: Encodable + HeaderVersion + ErrorCodes>(
+    service: &Service,
+    header: &RequestHeader,
+    response: &T,
+) -> Result<Reply, Failure> {
+    service.counters().errors(header.api, response);
     let frame = encode_response(header.api, header.version, header.correlation_id, response)?;
     Ok(Reply::Frame(frame.freeze()))
 }
 
 /// Bytes that are not a request of their version: nobody knows what would be an answer to them.
-fn malformed(client: &Client, header: &RequestHeader, error: &dyn std::fmt::Display) -> Reply {
+fn malformed(
+    service: &Service,
+    client: &Client,
+    header: &RequestHeader,
+    error: &dyn std::fmt::Display,
+) -> Reply {
+    service.counters().malformed();
     let RequestHeader { api, version, client_id, .. } = header;
     tracing::warn!(peer = %client.peer, %api, version, ?client_id, %error, "malformed request, connection closed");
     Reply::Close
@@ -167,6 +184,7 @@ fn refuse(service: &Service, client: &Client, error: &HeaderError, frame: BytesM
             (api_key, api_version, correlation_id)
         }
         HeaderError::Malformed(_) => {
+            service.counters().malformed();
             tracing::warn!(peer = %client.peer, %error, "connection closed");
             return Reply::Close;
         }

@@ -38,10 +38,13 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn new(engine: Engine, options: NetOptions, node: Arc<NodeNet>) -> Self {
+        let requests = Arc::new(Semaphore::new(options.request_memory_bytes));
+        let responses = ResponseBudget::new(options.response_memory_bytes);
+        node.watch_memory(engine.shard(), Arc::clone(&requests), responses.outstanding());
         Self {
             sessions: RefCell::new(Sessions::new(options.fetch_session_slots, EVICT_AFTER)),
-            requests: Arc::new(Semaphore::new(options.request_memory_bytes)),
-            responses: ResponseBudget::new(options.response_memory_bytes),
+            requests,
+            responses,
             stopping: Signal::default(),
             connections: RefCell::default(),
             connection_ended: Notify::new(),

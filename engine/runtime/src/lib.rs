@@ -17,6 +17,7 @@ pub mod fs;
 pub mod mesh;
 pub mod net;
 mod oneshot;
+pub mod process;
 pub mod rand;
 mod real;
 pub mod shards;

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use corelog_runtime::task::yield_now;
+use corelog_runtime::time::Instant;
 
 use super::{PartitionCell, Shard};
 use crate::log::{LogError, Roll};
@@ -65,7 +66,9 @@ impl Shard {
         if batches.is_empty() || cell.borrow().offline().is_some() {
             return Ok(());
         }
+        let began = Instant::now();
         let position = log.flush(&batches, Roll::AsNeeded).await?;
+        self.stages.segment_flush.record_since(began);
         let (flushed_batches, flushed) = {
             let mut partition = cell.borrow_mut();
             let before = partition.tail().unflushed_bytes();
@@ -73,6 +76,7 @@ impl Shard {
             (batches, before - partition.tail().unflushed_bytes())
         };
         self.unflushed_bytes.set(self.unflushed_bytes.get() - flushed);
+        self.stages.flushed_bytes.add_len(flushed);
         self.evictable.borrow_mut().extend((0..flushed_batches).map(|_| Rc::clone(cell)));
         self.evict_over_budget();
         self.retry_parked();

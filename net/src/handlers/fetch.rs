@@ -6,6 +6,7 @@ use bytes::Bytes;
 use corelog_engine::api::{FetchOutcome, FetchPart, FetchSpec, Fetched, PartitionError};
 use corelog_engine::meta::image::MetaImage;
 use corelog_engine::types::{Offset, PartitionId, TopicId, TopicPartition};
+use corelog_protocol::api::Api;
 use corelog_protocol::error::ErrorCode;
 use corelog_protocol::fetch::{
     FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopicResponse, IsolationLevel, TOPIC_IDS_FROM,
@@ -33,6 +34,7 @@ pub(crate) async fn serve(
     request: FetchRequest,
 ) -> Reply {
     let reply = |response: FetchResponse| {
+        service.counters().errors(Api::Fetch, &response);
         let bytes =
             response.topics.iter().flat_map(|t| &t.partitions).map(FetchPartitionResponse::records_bytes);
         let charge = service.responses.charge(bytes.sum());

@@ -6,6 +6,7 @@ mod bench_machine;
 mod bench_sink;
 mod doctor;
 pub(crate) mod hist;
+pub(crate) mod stages;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,8 +30,8 @@ Examples:
   seq 1000 | corelog produce clicks
   corelog consume clicks --from beginning --count 10
 
-Without a command, a development node is started, with its data in ./corelog-data. All other
-commands are Kafka clients: they work with any Kafka that --bootstrap names.";
+Without a command, a development node is started, with its data in ./corelog-data. Commands that
+have --bootstrap are Kafka clients: they work with any Kafka that it names.";
 
 /// An event streaming engine that every Kafka client can use unchanged.
 #[derive(Debug, Parser)]
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Checks a data directory while its node is stopped.
     Verify(Verify),
+    /// Shows where a running node's time goes, from its metrics.
+    Stages(stages::Stages),
     /// Drives this or any other Kafka with load and measures it.
     Bench(Box<Bench>),
     /// Shows latency histograms: percentiles, a drawing, a page.

@@ -52,6 +52,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Command::Consume(consume) => commands::consume::run(consume, format),
                 Command::Dump(dump) => commands::disk::dump::run(dump, format),
                 Command::Verify(verify) => commands::disk::verify::run(verify, format),
+                Command::Stages(stages) => commands::stages::run(&stages, format),
                 Command::Bench(bench) => commands::bench::run(*bench, format),
                 Command::Hist(hist) => commands::hist::run(&hist, format),
             }

@@ -16,13 +16,14 @@ use corelog_engine::shard::ShardOptions;
 use corelog_engine::topic_config::NodeDefaults;
 use corelog_engine::types::{Durability, NodeId};
 use corelog_net::node::{self, NodeSpec};
-use corelog_net::options::{ListenerOptions, NetOptions};
+use corelog_net::options::{BuildInfo, ListenerOptions, NetOptions};
 use corelog_net::server::{Addresses, NodeNet};
 use corelog_runtime::{fs, shards};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, DefaultDurability, Listener, parse_cores};
 use crate::notify;
+use crate::revision::REVISION;
 
 /// A partition with so much unflushed data is written to its segments: large enough that a sync per
 /// flush costs little, small enough that many hot partitions stay within the journal.
@@ -174,6 +175,7 @@ fn net_options(config: &Config) -> Result<NetOptions> {
             ("log.roll.ms".to_owned(), text(&config.segments.segment_ms)),
             ("log.dirs".to_owned(), config.data_dir.display().to_string()),
         ],
+        build: BuildInfo { revision: REVISION.to_owned(), ..BuildInfo::default() },
         ..NetOptions::default()
     })
 }

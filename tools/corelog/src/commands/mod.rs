@@ -7,5 +7,6 @@ pub(crate) mod doctor;
 pub(crate) mod hist;
 mod input;
 pub(crate) mod produce;
+pub(crate) mod stages;
 pub(crate) mod start;
 pub(crate) mod topic;
