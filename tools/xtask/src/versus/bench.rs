@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::machine::{Usage, as_f64};
+use crate::machine::{Usage, as_f64};
 use super::plan::{Load, SAMPLES_MIN};
 use super::results::Measure;
 use crate::broker::Broker;

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::machine::Machine;
+use crate::machine::Machine;
 use super::plan::{Row, Settings, Variant};
 use super::statistics::Spread;
 
