@@ -79,7 +79,8 @@ impl Churn<'_> {
                 self.check_configs(name, partitions, &configs).context("describing it")?;
             }
             // The client gave up over a kill: what it had not heard of may be there or not.
-            Err(_) => {
+            Err(why) => {
+                println!("left undecided by a kill: {why}");
                 counts.undecided.fetch_add(1, SeqCst);
             }
         }
@@ -92,7 +93,8 @@ impl Churn<'_> {
     fn write_lines(&mut self, path: &Path) -> Result<u32> {
         let records = self.random.u32(RECORDS);
         let keys = self.random.u32(KEYS);
-        let filler: String = std::iter::repeat_with(|| self.random.alphanumeric()).take(*FILLER_BYTES.end()).collect();
+        let filler: String =
+            std::iter::repeat_with(|| self.random.alphanumeric()).take(*FILLER_BYTES.end()).collect();
         let mut file = std::io::BufWriter::new(fs::File::create(path)?);
         for record in 0..records {
             let key = self.random.u32(..keys);

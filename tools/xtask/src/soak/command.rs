@@ -155,7 +155,9 @@ impl<'a> Commands<'a> {
         }
         let text = self.until_it_ends_well(&words, "")?;
         text.lines()
-            .map(|line| serde_json::from_str(line).with_context(|| format!("a record was printed as {line:?}")))
+            .map(|line| {
+                serde_json::from_str(line).with_context(|| format!("a record was printed as {line:?}"))
+            })
             .collect()
     }
 
@@ -165,7 +167,10 @@ impl<'a> Commands<'a> {
         for _ in 0..ATTEMPTS_MAX {
             match self.once(&words)? {
                 Ended::Well(text) => return Ok(text),
-                Ended::AcrossKill(_) => Counts::add(&self.ground.counts.repeated, 1),
+                Ended::AcrossKill(why) => {
+                    println!("given again after a kill: {why}");
+                    Counts::add(&self.ground.counts.repeated, 1);
+                }
             }
             if !again.is_empty() && !words.contains(&again) {
                 words.push(again);
@@ -193,7 +198,11 @@ impl<'a> Commands<'a> {
         ensure!(!self.ground.is_aborted(), "given up, since the soak ends");
         let said = fs::read_to_string(&log)?;
         let error = anyhow!("`corelog {}`: {status}: {}", words.join(" "), said.trim());
-        if self.ground.was_down_since(changes) { Ok(Ended::AcrossKill(error.to_string())) } else { Err(error) }
+        if self.ground.was_down_since(changes) {
+            Ok(Ended::AcrossKill(error.to_string()))
+        } else {
+            Err(error)
+        }
     }
 
     fn log(&self) -> PathBuf {

@@ -39,6 +39,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) long: RwLock<Option<LongTopic>>,
     /// What the load says about itself.
     pub(crate) doing: Mutex<String>,
+    /// No kill before this time.
+    spared_until: Mutex<Instant>,
     /// How often the node was killed and was started: odd while it is down.
     changes: AtomicU64,
     violation: Mutex<Option<String>>,
@@ -112,6 +114,7 @@ impl<'a> Ground<'a> {
             counts: Counts::default(),
             long: RwLock::new(None),
             doing: Mutex::new(String::new()),
+            spared_until: Mutex::new(began),
             changes: AtomicU64::new(0),
             violation: Mutex::new(None),
         }
@@ -153,6 +156,15 @@ impl<'a> Ground<'a> {
 
     pub(crate) fn seconds(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
+    }
+
+    /// A kill that is due comes so much later.
+    pub(crate) fn spare_node_for(&self, time: Duration) {
+        *locked(&self.spared_until) = Instant::now() + time;
+    }
+
+    pub(crate) fn is_node_spared(&self) -> bool {
+        Instant::now() < *locked(&self.spared_until)
     }
 
     /// The node is killed, or answers again.

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::command::Commands;
-use super::ground::{self, Ground};
+use super::ground::{self, Ground, locked};
 use super::plan::{Plan, Stream};
 use super::readers::{LongTopic, look_again};
 use crate::broker::Broker;
@@ -23,6 +23,8 @@ const PARTITIONS: u32 = 8;
 const GROUPS: u32 = 2;
 /// Longer than any restart: an idempotent batch is sent again until it is answered.
 const REQUEST_TIMEOUT_S: u32 = 120;
+/// The load generator cannot begin with a node that is down; once it runs, it connects again.
+const SET_UP: Duration = Duration::from_secs(3);
 /// For consumers to read the rest, and for what was due in a restart to be sent.
 const REST_LIMIT: Duration = Duration::from_secs(300);
 const KNEE_LIMIT: Duration = Duration::from_secs(600);
@@ -137,22 +139,18 @@ pub(crate) fn find_knee(project: &Project, plan: &Plan, broker: &mut Broker) -> 
     Ok(report.knee.with_context(|| format!("no knee was found{}", process::tail(&log)))?.records_per_s)
 }
 
-/// Loads one topic after the other until the end, and judges each. What is wrong with one ends it,
-/// and comes with the topics before.
-pub(crate) fn run(ground: &Ground<'_>, records_per_s: f64) -> (Vec<Segment>, Result<()>) {
+/// Loads one topic after the other until the end, and judges each. What is wrong with one ends it.
+pub(crate) fn run(ground: &Ground<'_>, records_per_s: f64, segments: &Mutex<Vec<Segment>>) -> Result<()> {
     let commands = Commands::new(ground, "load");
     let load = Load { ground, commands: &commands, records_per_s };
-    let mut segments = Vec::new();
-    while !ground.is_aborted() {
+    for number in 1.. {
         let left = ground.ends.saturating_duration_since(Instant::now());
-        let Some(duration) = ground.plan.segment(left) else { break };
-        let topic = format!("soak-{}", segments.len() + 1);
-        match load.one(&topic, duration).with_context(|| format!("topic {topic}")) {
-            Ok(segment) => segments.push(segment),
-            Err(error) => return (segments, Err(error)),
-        }
+        let Some(duration) = ground.plan.segment(left).filter(|_| !ground.is_aborted()) else { break };
+        let topic = format!("soak-{number}");
+        let segment = load.one(&topic, duration).with_context(|| format!("topic {topic}"))?;
+        locked(segments).push(segment);
     }
-    (segments, Ok(()))
+    Ok(())
 }
 
 struct Load<'a> {
@@ -170,7 +168,7 @@ impl Load<'_> {
         self.ground.say(format!("{topic}: reading again, deleting"));
         // From here on nobody reads it.
         let long = self.ground.long.write().unwrap_or_else(PoisonError::into_inner).take();
-        let mut random = self.ground.plan.random(Stream::Reader(u64::MAX));
+        let mut random = self.ground.plan.random(Stream::LastLooks);
         look_again(self.ground, &long.context("it is the topic of the load")?, &mut random)?;
         let id = self.commands.describe(topic)?.id;
         self.commands.delete(topic)?;
@@ -189,6 +187,7 @@ impl Load<'_> {
         let output = File::create(&log)?;
         command.stdout(output.try_clone()?).stderr(output);
         self.ground.say(format!("{topic}, see {}", log.display()));
+        self.ground.spare_node_for(SET_UP);
         let mut process = Process::spawn(&mut command, &log)?;
         let status = self.ground.wait(&mut process, duration + REST_LIMIT)?;
         judge(topic, &out, &log, status)

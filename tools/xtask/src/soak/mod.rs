@@ -20,8 +20,10 @@ mod readers;
 mod watch;
 
 use std::fs;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -286,29 +288,31 @@ fn judge_log(project: &Project, violations: &mut Vec<String>) -> Result<Findings
 
 /// Runs all tasks to their ends; the load's are what is returned.
 fn drive(ground: &Ground<'_>, supervisor: &mut Supervisor<'_>, records_per_s: f64) -> Vec<Segment> {
-    let report = |outcome: Result<()>| outcome.unwrap_or_else(|error| ground.violate(&error));
+    let segments = Mutex::new(Vec::new());
+    let load = || load::run(ground, records_per_s, &segments).context("load");
+    let churn = || churn::run(ground).context("churn");
+    let reader = |number| move || readers::run(ground, number).context("readers");
     thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            let (segments, outcome) = load::run(ground, records_per_s);
-            report(outcome.context("load"));
-            segments
-        });
-        let mut others = vec![scope.spawn(|| report(churn::run(ground).context("churn")))];
-        for number in 0..READERS {
-            others.push(scope.spawn(move || report(readers::run(ground, number).context("readers"))));
-        }
-        let are_done = || load.is_finished() && others.iter().all(thread::ScopedJoinHandle::is_finished);
-        while !are_done() {
-            if !ground.is_aborted() {
-                report(supervisor.look());
+        let mut tasks = vec![scope.spawn(|| task(ground, load)), scope.spawn(|| task(ground, churn))];
+        tasks.extend((0..READERS).map(|number| scope.spawn(move || task(ground, reader(number)))));
+        while !tasks.iter().all(thread::ScopedJoinHandle::is_finished) {
+            if !ground.is_aborted()
+                && let Err(error) = supervisor.look()
+            {
+                ground.violate(&error);
             }
             thread::sleep(TICK);
         }
-        load.join().unwrap_or_else(|_| {
-            ground.violate(&anyhow!("the load's thread ended in a panic"));
-            Vec::new()
-        })
-    })
+    });
+    segments.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a task; its error, and a panic, end the soak.
+fn task(ground: &Ground<'_>, task: impl FnOnce() -> Result<()>) {
+    let outcome = panic::catch_unwind(AssertUnwindSafe(task));
+    if let Err(error) = outcome.unwrap_or_else(|_| Err(anyhow!("a task of the soak ended in a panic"))) {
+        ground.violate(&error);
+    }
 }
 
 /// Has the node.
@@ -334,7 +338,8 @@ impl<'a> Supervisor<'a> {
     /// Does what is due.
     fn look(&mut self) -> Result<()> {
         self.broker.check_running()?;
-        if self.due.last().is_some_and(|due| self.ground.began.elapsed() >= *due) {
+        let is_due = self.due.last().is_some_and(|due| self.ground.began.elapsed() >= *due);
+        if is_due && !self.ground.is_node_spared() {
             self.due.pop();
             self.kill()?;
         }

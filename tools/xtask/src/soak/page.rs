@@ -85,8 +85,10 @@ fn verdict(outcome: &Outcome) -> &'static str {
 fn rows(outcome: &Outcome) -> Vec<(&'static str, String)> {
     let Outcome { totals, memory, samples, .. } = outcome;
     let sums = Sums::of(outcome);
-    let growth = |growth: Option<Growth>| growth.map_or("lives were too short or too few".to_owned(), |it| it.words());
-    let knee = outcome.knee_records_per_s.map(|knee| format!(", the knee is at {knee:.0}")).unwrap_or_default();
+    let growth =
+        |growth: Option<Growth>| growth.map_or("lives were too short or too few".to_owned(), |it| it.words());
+    let knee =
+        outcome.knee_records_per_s.map(|knee| format!(", the knee is at {knee:.0}")).unwrap_or_default();
     let errors: Vec<String> = sums.errors.iter().map(|(error, count)| format!("{count} × {error}")).collect();
     let spread = |of: fn(&Sample) -> u64| {
         let values = || samples.iter().map(of);
@@ -106,7 +108,14 @@ fn rows(outcome: &Outcome) -> Vec<(&'static str, String)> {
         ("never sent: the rate was not held", grouped(sums.unsent)),
         ("what the load was told", if errors.is_empty() { "nothing".to_owned() } else { errors.join("; ") }),
         ("connections made again", grouped(sums.reconnects)),
-        ("kill -9", format!("{}, slowest answer after the next start {:.0} ms", outcome.kills.len(), slowest_ms(outcome))),
+        (
+            "kill -9",
+            format!(
+                "{}, slowest answer after the next start {:.0} ms",
+                outcome.kills.len(),
+                slowest_ms(outcome)
+            ),
+        ),
         (
             "topics created, deleted beside the load",
             format!(
@@ -209,7 +218,10 @@ fn render(outcome: &Outcome, date: &str) -> Result<String> {
             ms(it.max_ms)
         )?;
     }
-    writeln!(text, "\nTimes are those from when a record was due; what was due while the node was down is in them.")?;
+    writeln!(
+        text,
+        "\nTimes are those from when a record was due; what was due while the node was down is in them."
+    )?;
     writeln!(text, "\n## Kills\n\n| At s | First answer after the start, ms |\n|---:|---:|")?;
     for kill in &outcome.kills {
         writeln!(text, "| {:.1} | {:.0} |", kill.at_s, kill.restart_ms)?;

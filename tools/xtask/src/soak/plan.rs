@@ -80,7 +80,11 @@ impl Arguments {
 
     /// The plan, on these cores.
     pub(crate) fn plan(&self, binary: PathBuf, server_core: usize, client_core: usize) -> Result<Plan> {
-        ensure!(self.recreate_every >= SEGMENT_MIN, "--recreate-every is at least {} s", SEGMENT_MIN.as_secs());
+        ensure!(
+            self.recreate_every >= SEGMENT_MIN,
+            "--recreate-every is at least {} s",
+            SEGMENT_MIN.as_secs()
+        );
         ensure!(self.minutes >= SEGMENT_MIN, "--minutes is at least {} s", SEGMENT_MIN.as_secs());
         ensure!(self.kill_every >= Duration::from_secs(1), "--kill-every is at least 1 s");
         ensure!(self.shards > 0, "a node has a shard at least");
@@ -159,6 +163,7 @@ pub(crate) struct Plan {
 pub(crate) enum Stream {
     Kills,
     Churn,
+    LastLooks,
     Reader(u64),
 }
 
@@ -167,7 +172,8 @@ impl Plan {
         let number = match stream {
             Stream::Kills => 1,
             Stream::Churn => 2,
-            Stream::Reader(number) => 3 + number,
+            Stream::LastLooks => 3,
+            Stream::Reader(number) => 4 + number,
         };
         // Far apart: neighbouring seeds may give similar streams.
         fastrand::Rng::with_seed(self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
@@ -240,7 +246,8 @@ mod tests {
     use super::*;
 
     fn plan(seed: u64) -> Result<Plan> {
-        let arguments = Arguments { minutes: Duration::from_secs(3_600), seed: Some(seed), ..Arguments::short() };
+        let arguments =
+            Arguments { minutes: Duration::from_secs(3_600), seed: Some(seed), ..Arguments::short() };
         let arguments = Arguments {
             kill_every: Duration::from_secs(300),
             recreate_every: Duration::from_secs(300),

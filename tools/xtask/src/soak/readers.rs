@@ -75,7 +75,9 @@ pub(crate) fn look_again(ground: &Ground<'_>, topic: &LongTopic, random: &mut fa
     let reader = Reader { ground, commands: &commands, topic };
     for _ in 0..LAST_LOOKS {
         if let Some((partition, offset)) = reader.remembered(random) {
-            reader.read_up_to(partition, offset, 1, offset + 1).with_context(|| format!("reading {}", topic.name))?;
+            reader
+                .read_up_to(partition, offset, 1, offset + 1)
+                .with_context(|| format!("reading {}", topic.name))?;
         }
     }
     Ok(())
@@ -138,7 +140,13 @@ impl Reader<'_> {
     }
 
     /// The first record that is not older, and those behind it.
-    fn read_from_time(&self, random: &mut fastrand::Rng, partition: u32, first: u64, count: usize) -> Result<()> {
+    fn read_from_time(
+        &self,
+        random: &mut fastrand::Rng,
+        partition: u32,
+        first: u64,
+        count: usize,
+    ) -> Result<()> {
         let time = random.i64(self.topic.began_ms..=now_ms()?.max(self.topic.began_ms));
         let name = &self.topic.name;
         let records = self.commands.consume(name, Some(partition), Some(From::Time(time)), Some(count))?;
@@ -236,7 +244,8 @@ mod tests {
     use super::*;
 
     fn record(offset: u64, value: &str) -> Result<Record> {
-        let text = format!(r#"{{"partition":0,"offset":{offset},"timestamp_ms":1,"key":null,"value":"{value}"}}"#);
+        let text =
+            format!(r#"{{"partition":0,"offset":{offset},"timestamp_ms":1,"key":null,"value":"{value}"}}"#);
         Ok(serde_json::from_str(&text)?)
     }
 
