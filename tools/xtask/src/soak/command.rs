@@ -15,7 +15,7 @@ use crate::process::{Process, pinned};
 /// How long a command tries; a restart of the node takes much less.
 const TIMEOUT_S: &str = "60";
 const LIMIT: Duration = Duration::from_secs(90);
-/// A command that kills interrupt so often is not given again.
+/// A command that kills interrupt so often is not given again: each waits until the node is back.
 const ATTEMPTS_MAX: u32 = 4;
 
 /// Gives commands, one after the other. Each task has its own, with its own files.
@@ -170,6 +170,7 @@ impl<'a> Commands<'a> {
                 Ended::AcrossKill(why) => {
                     println!("given again after a kill: {why}");
                     Counts::add(&self.ground.counts.repeated, 1);
+                    self.ground.wait_for_node();
                 }
             }
             if !again.is_empty() && !words.contains(&again) {

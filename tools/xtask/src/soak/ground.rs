@@ -181,6 +181,13 @@ impl<'a> Ground<'a> {
         !changes.is_multiple_of(2) || self.changes() != changes
     }
 
+    /// Waits while the node is down.
+    pub(crate) fn wait_for_node(&self) {
+        while !self.changes().is_multiple_of(2) && !self.is_aborted() {
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
     pub(crate) fn say(&self, what: impl Into<String>) {
         *locked(&self.doing) = what.into();
     }

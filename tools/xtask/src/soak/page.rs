@@ -179,7 +179,13 @@ pub(crate) fn write(project: &Project, outcome: &Outcome) -> Result<PathBuf> {
 
 fn render(outcome: &Outcome, date: &str) -> Result<String> {
     let mut text = String::new();
-    writeln!(text, "# A soak of {:.0} minutes\n", outcome.seconds / 60.0)?;
+    let minutes = outcome.seconds / 60.0;
+    let time = if minutes < 2.0 {
+        format!("{:.0} seconds", outcome.seconds)
+    } else {
+        format!("{minutes:.0} minutes")
+    };
+    writeln!(text, "# A soak of {time}\n")?;
     writeln!(
         text,
         "Begun {} with Corelog {}, by `cargo xtask soak`: durability `{}`, {} on one core, clients on another one, \
