@@ -169,7 +169,7 @@ fn attempt(project: &Project, plan: &Plan, kind: &BrokerKind) -> Result<Outcome>
         plan.disk_need(records_per_s) / 1e9,
     );
     let started = machine::now()?;
-    let bound_mb = budget_mb(project, plan)? + watch::OVERHEAD_MB;
+    let budget_mb = budget_mb(project, plan)?;
     let mut broker = Broker::prepare(project, kind, options("soak", plan))?;
     broker.restart()?;
     let ground = Ground::new(project, plan, broker.address(), broker.data_folder());
@@ -177,7 +177,8 @@ fn attempt(project: &Project, plan: &Plan, kind: &BrokerKind) -> Result<Outcome>
     let segments = drive(&ground, &mut supervisor, records_per_s);
     let seconds = ground.seconds();
     let Supervisor { broker, kills, samples, .. } = supervisor;
-    let memory = Memory::of(&samples, bound_mb);
+    let mb_per_s = records_per_s * f64::from(plan.record_bytes) / 1e6;
+    let memory = Memory::of(&samples, budget_mb + watch::OVERHEAD_MB, watch::FILLS * budget_mb / mb_per_s);
     let mut violations: Vec<String> = ground.violation().into_iter().collect();
     violations.extend(memory.complaints());
     end(plan, broker, &mut violations);

@@ -246,16 +246,18 @@ fn method() -> String {
          - Readers begin at offsets and times at random: offsets without a gap, ends that never go back, and at an \
          offset always the same record, before a kill and after it.\n\
          - Each topic that comes and goes is read in whole: every record once, keys in one partition and in order.\n\
-         - Memory is flat when a line through the second half of each life of {:.0} s or more, and a line through the \
-         means of {} lives or more, grow by less than {:.0}% or {:.0} MB over the life and over the run. The bound is \
+         - Memory is flat when a line through the second half of each life, and a line through the means of {} such \
+         halves or more, grow by less than {:.0}% or {:.0} MB over the life and over the run. A half begins later when \
+         the node had not yet been given {:.0} times its budget, and counts when {:.0} s are left of it. The budget is \
          what the node's configuration allows: tail cache, requests, responses, half of the journal, its queue, for \
-         each shard; and {:.0} MB for what no budget names.\n\
+         each shard. The bound is that and {:.0} MB for what no budget names.\n\
          - Every line of the node's log that is a warning, an error, or of no level is in a table of reasons, or the \
          soak has failed.",
-        watch::LIFE_MIN_S,
         watch::LIVES_MIN,
         watch::GROWTH_MAX * 100.0,
         watch::GROWTH_FINE_MB,
+        watch::FILLS,
+        watch::JUDGED_MIN_S,
         watch::OVERHEAD_MB,
     )
 }

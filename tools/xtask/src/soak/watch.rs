@@ -10,8 +10,10 @@ use serde::Serialize;
 
 use crate::machine::{Usage, as_f64, field};
 
-/// Of a life whose growth is judged: a node that has just started fills its buffers.
-pub(crate) const LIFE_MIN_S: f64 = 60.0;
+/// What is judged of a life lasts at least so long: its second half, or what of it comes after the
+/// node has been given twice what its budget holds. Until then it fills its caches.
+pub(crate) const JUDGED_MIN_S: f64 = 30.0;
+pub(crate) const FILLS: f64 = 2.0;
 /// Lives whose trend is judged.
 pub(crate) const LIVES_MIN: usize = 4;
 /// Memory is flat when it grows by less than this share…
@@ -95,8 +97,8 @@ pub(crate) struct Memory {
     pub(crate) max_mb: f64,
     /// The configured budget and [`OVERHEAD_MB`].
     pub(crate) bound_mb: f64,
-    /// Within the lives that were long enough: what a line through its second half says of the whole
-    /// life. The one that grew most.
+    /// Within the lives that were long enough: what a line through the part that is judged says of the
+    /// whole life. The one that grew most.
     pub(crate) worst_life: Option<Growth>,
     /// What a line through the means of the lives says of the whole run.
     pub(crate) over_lives: Option<Growth>,
@@ -127,7 +129,8 @@ impl Growth {
 }
 
 impl Memory {
-    pub(crate) fn of(samples: &[Sample], bound_mb: f64) -> Self {
+    /// Caches are full so long after a start.
+    pub(crate) fn of(samples: &[Sample], bound_mb: f64, full_after_s: f64) -> Self {
         let (Some(first), Some(last)) = (samples.first(), samples.last()) else {
             return Self { bound_mb, ..Self::default() };
         };
@@ -136,13 +139,14 @@ impl Memory {
         for life in samples.chunk_by(|a, b| a.life == b.life) {
             let (began_s, ended_s) = (life[0].at_s, life[life.len() - 1].at_s);
             let length_s = ended_s - began_s;
-            let half_s = began_s + length_s / 2.0;
-            let half = life.iter().filter(|sample| sample.at_s >= half_s);
-            let half: Vec<(f64, f64)> = half.map(|sample| (sample.at_s, sample.resident_mb)).collect();
-            let Some(growth) = Growth::of(&half, length_s).filter(|_| length_s >= LIFE_MIN_S) else {
+            let from_s = began_s + full_after_s.max(length_s / 2.0);
+            let judged = life.iter().filter(|sample| sample.at_s >= from_s);
+            let judged: Vec<(f64, f64)> = judged.map(|sample| (sample.at_s, sample.resident_mb)).collect();
+            let is_enough = ended_s - from_s >= JUDGED_MIN_S;
+            let Some(growth) = Growth::of(&judged, length_s).filter(|_| is_enough) else {
                 continue;
             };
-            means.push((half_s, growth.mean_mb));
+            means.push((from_s, growth.mean_mb));
             if worst_life.is_none_or(|worst| growth.by_mb > worst.by_mb) {
                 worst_life = Some(growth);
             }
@@ -202,7 +206,7 @@ mod tests {
 
     #[test]
     fn buffers_that_fill_at_the_start_are_no_growth() {
-        let memory = Memory::of(&samples(5, |_, s| 50.0 + s.min(45.0)), 200.0);
+        let memory = Memory::of(&samples(5, |_, s| 50.0 + s.min(45.0)), 200.0, 10.0);
         assert_eq!(memory.complaints(), Vec::<String>::new());
         assert_eq!((memory.first_mb, memory.max_mb), (50.0, 95.0));
         assert!(memory.over_lives.is_some());
@@ -210,20 +214,27 @@ mod tests {
 
     #[test]
     fn what_goes_on_growing_is_found_within_a_life_and_over_lives() {
-        let within = Memory::of(&samples(1, |_, s| 50.0 + s * 0.2), 200.0);
+        let within = Memory::of(&samples(1, |_, s| 50.0 + s * 0.2), 200.0, 10.0);
         assert!(within.complaints()[0].contains("within a life: +19.0 MB"), "{:?}", within.complaints());
         let steps = |life: usize, _| 50.0 + 5.0 * as_f64(u64::try_from(life).unwrap_or_default());
-        let over = Memory::of(&samples(6, steps), 200.0);
+        let over = Memory::of(&samples(6, steps), 200.0, 10.0);
         assert!(over.complaints()[0].contains("from life to life"), "{:?}", over.complaints());
-        let above = Memory::of(&samples(1, |_, _| 201.0), 200.0);
+        let above = Memory::of(&samples(1, |_, _| 201.0), 200.0, 10.0);
         assert_eq!(above.complaints(), ["memory reached 201 MB, above 200 MB"]);
+    }
+
+    #[test]
+    fn a_cache_that_is_still_filling_is_no_growth() {
+        let filling = samples(1, |_, s| 50.0 + s);
+        assert_eq!(Memory::of(&filling, 200.0, 90.0).complaints(), Vec::<String>::new());
+        assert_eq!(Memory::of(&filling, 200.0, 60.0).complaints().len(), 1);
     }
 
     #[test]
     fn short_lives_are_not_judged() {
         let mut samples = samples(1, |_, s| s * 10.0);
         samples.truncate(10);
-        assert_eq!(Memory::of(&samples, 1e6).complaints(), Vec::<String>::new());
+        assert_eq!(Memory::of(&samples, 1e6, 0.0).complaints(), Vec::<String>::new());
     }
 
     #[test]
