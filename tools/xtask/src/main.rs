@@ -11,13 +11,16 @@ mod crash;
 mod direction;
 mod generator;
 mod histograms;
+mod interrupts;
 mod java;
 mod load;
+mod machine;
 mod matrix;
 mod process;
 mod project;
 mod setup;
 mod sink;
+mod soak;
 mod steps;
 mod verify;
 mod versus;
@@ -92,6 +95,9 @@ enum Task {
     },
     /// Measure Apache Kafka and Corelog side by side, and write the page in docs/benchmarks
     Versus(versus::Arguments),
+    /// Load a node for long while topics come and go, readers begin anywhere, and `kill -9` comes again
+    /// and again
+    Soak(soak::Arguments),
     /// Run a real Apache Kafka on 127.0.0.1 until interrupted, to compare with
     Kafka {
         /// Port of its listener
@@ -147,6 +153,7 @@ fn run(task: Task) -> Result<bool> {
             Ok(true)
         }
         Task::Versus(arguments) => versus::run(&project, &arguments),
+        Task::Soak(arguments) => soak::run(&project, &arguments),
         Task::Kafka { port } => {
             let tools = Toolbox::prepare(&project)?;
             let options = BrokerOptions { port: Some(port), ..BrokerOptions::named("kafka") };
