@@ -19,7 +19,7 @@ use corelog_runtime::mesh::Mesh;
 use corelog_runtime::net::Accepted;
 use corelog_runtime::time::Instant;
 use futures_util::FutureExt;
-use futures_util::future::{LocalBoxFuture, join_all};
+use futures_util::future::{Either, LocalBoxFuture, join_all};
 use tokio::sync::oneshot;
 
 pub use self::boot::{BootError, EngineOptions};
@@ -111,7 +111,10 @@ impl Engine {
 
     /// The shard that owns a partition.
     fn owner(&self, target: &TopicPartition) -> Option<usize> {
-        let image = self.image();
+        self.owner_in(&self.image(), target)
+    }
+
+    fn owner_in(&self, image: &MetaImage, target: &TopicPartition) -> Option<usize> {
         let topic = image.topics.get(&target.topic)?;
         topic.partition(target.partition)?;
         Some(topic.shard_of(target.partition, self.shards()))
@@ -158,6 +161,12 @@ impl Engine {
         acks: Acks,
         parts: Vec<ProducePart>,
     ) -> impl Future<Output = Vec<ProduceOutcome>> + 'static {
+        let image = self.image();
+        let is_here = |part: &ProducePart| self.owner_in(&image, &part.target) == Some(self.shard());
+        // Nearly every produce is for partitions of one shard, with enough connections of this one.
+        if parts.iter().all(is_here) {
+            return Either::Left(self.local().produce(acks, parts));
+        }
         let ask = move |owner, parts| {
             if owner == self.shard() {
                 return self.local().produce(acks, parts).boxed_local();
@@ -177,7 +186,7 @@ impl Engine {
         };
         let unknown = PartitionError::UnknownPartition;
         let missing = move || Err(refusal(ErrorCode::UnknownTopicOrPartition, unknown.to_string()));
-        self.scatter(parts, |part| part.target, ask, missing)
+        Either::Right(self.scatter(parts, |part| part.target, ask, missing))
     }
 
     /// Answers ListOffsets, one answer per part.

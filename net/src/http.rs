@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use corelog_engine::shard::ShardStats;
-use corelog_runtime::net::{TcpListener, TcpStream};
+use corelog_runtime::net::{Accepted, TcpListener, TcpStream};
 use corelog_runtime::task::{self, Class};
 use corelog_runtime::{process, time};
 use futures_lite::io::{AsyncRead, AsyncWrite};
@@ -77,17 +77,20 @@ async fn serve(state: Rc<State>, listener: TcpListener) {
         let Some(accepted) = server::accept(&state.end, &listener).await else { return };
         let (state, slots) = (Rc::clone(&state), Rc::clone(&slots));
         task::spawn_in(Class::Serve, async move {
-            let stream = Adapter(accepted.into_stream());
-            let handler = service_fn(|request| respond(&state, request));
-            let connection = http1::Builder::new().keep_alive(false).serve_connection(stream, handler);
-            match time::timeout(REQUEST_TIMEOUT, connection).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "http request failed"),
-                Err(_) => tracing::debug!("http request took too long"),
+            if let Err(error) = answer(&state, accepted).await {
+                tracing::debug!(error = &*error, "http request failed");
             }
             slots.add_permits(1);
         });
     }
+}
+
+/// Answers the one request of a connection.
+async fn answer(state: &State, accepted: Accepted) -> Result<(), Box<dyn std::error::Error>> {
+    let stream = Adapter(accepted.into_stream()?);
+    let handler = service_fn(|request| respond(state, request));
+    let connection = http1::Builder::new().keep_alive(false).serve_connection(stream, handler);
+    Ok(time::timeout(REQUEST_TIMEOUT, connection).await??)
 }
 
 async fn respond(state: &State, request: Request<Incoming>) -> Result<Response<Text>, Infallible> {

@@ -354,7 +354,11 @@ fn take(service: &Rc<Service>, accepted: Accepted, listener: usize) {
         if !service.is_sweeping.replace(true) {
             task::spawn_in(Class::Serve, sweep_idle(Rc::clone(&service)));
         }
-        connection::run(Rc::clone(&service), accepted.into_stream(), listener).await;
+        let peer = accepted.peer_addr();
+        match accepted.into_stream() {
+            Ok(stream) => connection::run(Rc::clone(&service), stream, listener).await,
+            Err(error) => tracing::warn!(%peer, %error, "connection refused"),
+        }
         service.node.left(shard);
     });
 }

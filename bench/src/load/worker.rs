@@ -30,6 +30,9 @@ const HAND_OVER: Duration = Duration::from_millis(100);
 /// The leaders of a new topic may take a moment.
 const TOPIC_READY: Duration = Duration::from_secs(15);
 const TOPIC_LOOK: Duration = Duration::from_millis(20);
+/// The ends of the logs are asked for so often, and for so long.
+const ENDS_LOOK: Duration = Duration::from_millis(200);
+const ENDS_LIMIT: Duration = Duration::from_secs(30);
 /// What ends by itself when the process is asked to stop has so much time for it.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
@@ -84,7 +87,7 @@ async fn work(executor: &Executor, shared: &Arc<Shared>) -> Result<()> {
     work.extend(consumers.into_iter().map(|it| task::spawn_join(Class::Serve, it.run())));
     shared.producing.subscribe().wait_for(|producing| *producing == 0).await?;
     if executor.shard == 0 {
-        let ends = offsets(&client, &routes, OffsetSpec::Latest).await?;
+        let ends = log_ends(&client, &routes).await?;
         shared.ends.send_replace(Some(Arc::new(ends)));
     }
     join_all(work).await;
@@ -149,6 +152,21 @@ async fn offsets(client: &Client, routes: &Routes, spec: OffsetSpec) -> Result<V
             found.offset.with_context(|| format!("the broker does not know where {name}-{partition} ends"))
         })
         .collect()
+}
+
+/// Where the logs end when all producers are done. A broker that has just been killed gets time to
+/// come back: what it acknowledged is to be looked for then, of all times.
+async fn log_ends(client: &Client, routes: &Routes) -> Result<Vec<i64>> {
+    let limit = Instant::now() + ENDS_LIMIT;
+    loop {
+        match offsets(client, routes, OffsetSpec::Latest).await {
+            Err(error) if Instant::now() < limit && !stop_signal().is_raised() => {
+                tracing::debug!(%error, "the ends of the logs could not be looked up");
+                time::sleep(ENDS_LOOK).await;
+            }
+            found => return found,
+        }
+    }
 }
 
 /// Who works on this executor.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail, ensure};
 use bytes::BytesMut;
 use corelog_runtime::mesh::Mesh;
-use corelog_runtime::net::{TcpListener, TcpStream};
+use corelog_runtime::net::{Accepted, TcpListener, TcpStream};
 use corelog_runtime::shards::stop_signal;
 use corelog_runtime::task::{Class, spawn_in};
 use corelog_runtime::time::Instant;
@@ -49,8 +49,8 @@ pub(super) async fn serve(mesh: &Mesh<Ask, SocketAddr>) -> Result<()> {
     // Ends with the executor.
     spawn_in(Class::Serve, async move {
         loop {
-            let served = match listener.accept().await {
-                Ok(connection) => answer(&connection.into_stream()).await,
+            let served = match listener.accept().await.and_then(Accepted::into_stream) {
+                Ok(stream) => answer(&stream).await,
                 Err(error) => Err(error.into()),
             };
             if let Err(error) = served {

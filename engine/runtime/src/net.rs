@@ -13,9 +13,9 @@ use futures_lite::io::{AsyncRead, AsyncWrite};
 use crate::ctx::{Current, current};
 use crate::real;
 
-fn real_only() -> io::Result<()> {
+fn real_only() -> io::Result<Rc<real::Shard>> {
     match current() {
-        Current::Real(_) => Ok(()),
+        Current::Real(shard) => Ok(shard),
         Current::Sim(_) => Err(io::ErrorKind::Unsupported.into()),
     }
 }
@@ -77,9 +77,13 @@ impl Accepted {
     }
 
     /// Makes it a stream of the shard that calls this.
-    #[must_use]
-    pub fn into_stream(self) -> TcpStream {
-        TcpStream(Rc::new(real::net::Stream::from_accepted(self.fd, self.peer)))
+    ///
+    /// # Errors
+    /// When the operating system cannot watch another connection: its memory, or the limit in
+    /// `fs.epoll.max_user_watches`, is used up.
+    pub fn into_stream(self) -> io::Result<TcpStream> {
+        let shard = real_only()?;
+        Ok(TcpStream(Rc::new(real::net::Stream::from_accepted(&shard, self.fd, self.peer)?)))
     }
 }
 
@@ -93,8 +97,8 @@ impl TcpStream {
     /// # Errors
     /// What the operating system says; `Unsupported` in the simulator.
     pub async fn connect(addr: SocketAddr) -> io::Result<Self> {
-        real_only()?;
-        Ok(Self(Rc::new(real::net::Stream::connect(addr).await?)))
+        let shard = real_only()?;
+        Ok(Self(Rc::new(real::net::Stream::connect(&shard, addr).await?)))
     }
 
     /// The other side's address.

@@ -49,7 +49,7 @@ fn large_parts_arrive_whole_and_in_order_while_both_directions_are_busy() {
             (0..200_usize).map(|i| Bytes::from(vec![i as u8; [0, 1, 100, 70_000][i % 4]])).collect();
         let expected = parts.concat();
         let echo = task::spawn_join(Class::Serve, async move {
-            let (reader, writer) = listener.accept().await.unwrap().into_stream().split();
+            let (reader, writer) = listener.accept().await.unwrap().into_stream().unwrap().split();
             let mut buf = BytesMut::new();
             loop {
                 buf.reserve(64 * 1024);
@@ -85,7 +85,7 @@ fn an_accepted_connection_moves_to_another_shard() {
         if context.shard == 1 {
             let incoming = context.mesh.next().await.unwrap();
             let peer = incoming.q.peer_addr();
-            let stream = incoming.q.into_stream();
+            let stream = incoming.q.into_stream().unwrap();
             assert_eq!(stream.peer_addr(), peer);
             stream.write_all(b"from shard 1").await.unwrap();
             return;
@@ -132,7 +132,7 @@ fn a_stream_serves_as_futures_io() {
     on_shards(1, |_: ShardContext<(), ()>| async {
         let listener = TcpListener::bind(ANY_PORT, true).unwrap();
         let mut client = TcpStream::connect(listener.local_addr()).await.unwrap();
-        let mut server = listener.accept().await.unwrap().into_stream();
+        let mut server = listener.accept().await.unwrap().into_stream().unwrap();
         client.write_all(b"ping").await.unwrap();
         client.close().await.unwrap();
         let mut got = Vec::new();

@@ -421,6 +421,7 @@ impl State {
     fn build(&mut self, entries: usize, body_bytes: usize, closed: bool) -> Commit {
         let total = padded((COMMIT_HEADER_BYTES + body_bytes) as u64);
         let mut buf = self.buffer(usize::try_from(total).expect("a commit fits the memory"));
+        buf[..COMMIT_HEADER_BYTES].fill(0);
         let mut at = COMMIT_HEADER_BYTES;
         let mut lsn = self.link.lsn;
         let mut body_crc = BodyCrc::default();
@@ -463,7 +464,7 @@ impl State {
     fn buffer(&mut self, len: usize) -> AlignedBuf {
         match self.buffers.iter().position(|buf| buf.len() == len) {
             Some(at) => self.buffers.swap_remove(at),
-            None => AlignedBuf::zeroed(len),
+            None => AlignedBuf::unfilled(len),
         }
     }
 

@@ -455,8 +455,9 @@ async fn write_range(
     while position < range.end && result.is_ok() {
         let len = usize::try_from((range.end - position).min(WRITE_BYTES_MAX)).expect("1 MiB");
         let reused = spare.take().filter(|buf| buf.len() == len);
-        let mut buf = reused.unwrap_or_else(|| AlignedBuf::zeroed(len));
+        let mut buf = reused.unwrap_or_else(|| AlignedBuf::unfilled(len));
         if position == 0 {
+            buf[..BLOCK_BYTES].fill(0);
             header.expect("a new file begins with its header").encode(&mut buf[..BLOCK_BYTES]);
             source.fill(&mut buf[BLOCK_BYTES..]);
         } else {

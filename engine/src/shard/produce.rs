@@ -39,6 +39,7 @@ impl Shard {
         acks: Acks,
         parts: Vec<ProducePart>,
     ) -> impl Future<Output = Vec<ProduceOutcome>> + 'static {
+        let count = parts.len();
         let started = if self.parked.borrow().is_empty() && self.has_room() {
             Ok(self.append_all(acks, parts))
         } else {
@@ -49,7 +50,11 @@ impl Shard {
                 Ok(appending) => appending,
                 Err(parked) => match parked.await {
                     Ok(appending) => appending,
-                    Err(_) => return Vec::new(),
+                    // The shard has stopped.
+                    Err(_) => {
+                        let stopping = || Err(partition_refusal(&PartitionError::Stopping));
+                        return std::iter::repeat_with(stopping).take(count).collect();
+                    }
                 },
             };
             appending.finish().await

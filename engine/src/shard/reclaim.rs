@@ -37,8 +37,12 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// How long a reclaim waits before it tries again when segments could not be written.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Segment flushes that a reclaim runs at a time.
+/// Segment flushes that a reclaim runs at a time. Each ends with a sync, which those of the journal
+/// wait behind: with 32 of them 1,000 partitions took a third less than with 4 (ADR 0005).
 const FLUSHES: usize = 4;
+
+/// What they write at a time, unless it is one of them: bounds the memory of their buffers.
+const FLUSHING_BYTES: usize = 16 << 20;
 
 /// Why the journal's oldest entries are still needed.
 #[derive(Debug, thiserror::Error)]
@@ -134,20 +138,26 @@ impl Shard {
         let budget = self.journal.file_bytes() / CARRY_SHARE;
         let mut carried = 0;
         let mut flushes = FuturesUnordered::new();
+        let mut flushing = 0;
         for (size, cell) in by_size {
             carried += size as u64;
             if size < self.options.carry_bytes_max && carried <= budget {
                 continue;
             }
+            while flushes.len() == FLUSHES || flushing + size > FLUSHING_BYTES {
+                match flushes.next().await {
+                    Some(flushed) => flushing -= flushed,
+                    None => break,
+                }
+            }
             let shard = Rc::clone(self);
+            flushing += size;
             flushes.push(async move {
                 if let Err(error) = shard.flush(&cell).await {
                     shard.flush_failed(&cell, &error).await;
                 }
+                size
             });
-            if flushes.len() == FLUSHES {
-                flushes.next().await;
-            }
         }
         while flushes.next().await.is_some() {}
     }

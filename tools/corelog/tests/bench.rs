@@ -52,6 +52,15 @@ fn bench(bootstrap: &str, out: &Path) -> Command {
     command
 }
 
+/// The interval log appears with the first second that was measured.
+fn wait_until_measured(out: &Path) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !out.join("run.hlog").exists() {
+        assert!(Instant::now() < limit, "nothing was measured");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn report(output: &Output, out: &Path) -> Report {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap()
@@ -86,8 +95,9 @@ fn what_an_idempotent_producer_sends_again_after_a_kill_is_there_once() {
     let address = node.1.clone();
     let mut command = bench(&address, out.path());
     command.args(["--arrivals", "max", "--idempotent", "--batch-records", "20", "--producers", "3"]);
-    command.args(["--warm-up", "0", "--duration", "4", "--record-bytes", "200"]);
+    command.args(["--warm-up", "0", "--duration", "5", "--record-bytes", "200"]);
     let load = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until_measured(out.path());
     let mut node = Some(node);
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(800));
@@ -123,13 +133,7 @@ fn what_was_measured_before_an_interruption_is_reported_and_nothing_counts_as_lo
     let mut command = bench(&node.1, out.path());
     command.args(["--rate", "2000", "--warm-up", "0", "--duration", "600"]);
     let process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    // The interval log appears with the first second that was measured.
-    let log = out.path().join("run.hlog");
-    let limit = Instant::now() + Duration::from_secs(30);
-    while !log.exists() {
-        assert!(Instant::now() < limit, "nothing was measured");
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait_until_measured(out.path());
     let pid = nix::unistd::Pid::from_raw(i32::try_from(process.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
     let output = process.wait_with_output().unwrap();

@@ -1,6 +1,7 @@
 //! Files on glommio: reads and writes through io_uring, directory operations on the executor's
 //! blocking thread.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -150,6 +151,8 @@ async fn write_all(file: &DmaFile, buf: AlignedBuf, position: u64) -> io::Result
     Ok(buf.reclaim())
 }
 
+pub(super) type DirSyncs = BTreeMap<PathBuf, Vec<Slot<io::Result<()>>>>;
+
 async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     glommio::executor().spawn_blocking(call).await
 }
@@ -174,8 +177,52 @@ pub(crate) async fn rename(_: &Rc<Shard>, from: PathBuf, to: PathBuf) -> io::Res
     blocking(move || std::fs::rename(from, to)).await
 }
 
-pub(crate) async fn sync_dir(_: &Rc<Shard>, path: PathBuf) -> io::Result<()> {
-    blocking(move || std::fs::File::open(path)?.sync_all()).await
+/// There is one blocking thread, so syncs wait for each other: who asks for a directory while a
+/// sync of it is under way shares the next one with all others who do.
+pub(crate) async fn sync_dir(shard: &Rc<Shard>, path: PathBuf) -> io::Result<()> {
+    let done = Slot::new();
+    let is_under_way = {
+        let mut syncs = shard.dir_syncs.borrow_mut();
+        let is_under_way = syncs.contains_key(&path);
+        syncs.entry(path.clone()).or_default().push(done.clone());
+        is_under_way
+    };
+    if !is_under_way {
+        super::task::spawn_inline(sync_dir_for_all(Rc::clone(shard), path));
+    }
+    done.await
+}
+
+/// Syncs a directory until nobody waits for it.
+async fn sync_dir_for_all(shard: Rc<Shard>, path: PathBuf) {
+    loop {
+        let waiting = {
+            let mut syncs = shard.dir_syncs.borrow_mut();
+            match syncs.get_mut(&path).map(std::mem::take) {
+                Some(waiting) if !waiting.is_empty() => waiting,
+                Some(_) | None => {
+                    syncs.remove(&path);
+                    return;
+                }
+            }
+        };
+        let dir = path.clone();
+        let synced = blocking(move || std::fs::File::open(dir)?.sync_all()).await;
+        for slot in waiting {
+            slot.fill(match &synced {
+                Ok(()) => Ok(()),
+                Err(error) => Err(again(error)),
+            });
+        }
+    }
+}
+
+/// The same error for somebody else.
+fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error.kind().into(),
+    }
 }
 
 pub(crate) async fn exists(_: &Rc<Shard>, path: PathBuf) -> io::Result<bool> {

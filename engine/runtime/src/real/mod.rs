@@ -5,6 +5,7 @@
 pub(crate) mod check;
 pub(crate) mod fs;
 pub(crate) mod net;
+mod poller;
 pub(crate) mod probe;
 mod run;
 mod signals;
@@ -12,6 +13,8 @@ pub(crate) mod task;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::{Latency, Shares, TaskQueueHandle};
@@ -21,6 +24,7 @@ use crate::shards::StopFlag;
 use crate::task::Class;
 
 pub(crate) use self::check::{DirLock, lock_data_dir};
+use self::poller::Poller;
 pub(crate) use self::run::run;
 
 const CLASSES: [Class; 4] = [Class::Journal, Class::Serve, Class::Read, Class::Background];
@@ -34,6 +38,9 @@ pub(crate) struct Shard {
     in_flight: [Semaphore; CLASSES.len()],
     /// Devices that glommio knows on this thread, see `fs`.
     known_devices: RefCell<BTreeSet<u64>>,
+    /// Who waits for the sync of a directory, for those that one is under way for.
+    dir_syncs: RefCell<fs::DirSyncs>,
+    poller: Rc<Poller>,
     stop: StopFlag,
 }
 
@@ -48,7 +55,7 @@ fn index(class: Class) -> usize {
 
 impl Shard {
     /// Must be called on the executor.
-    fn new(preempt: Duration, stop: StopFlag) -> Self {
+    fn new(preempt: Duration, stop: StopFlag) -> io::Result<Self> {
         let queue = |class| {
             let (shares, latency, name) = match class {
                 Class::Journal => (1000, Latency::Matters(preempt), "journal"),
@@ -66,12 +73,14 @@ impl Shard {
                 Class::Background => 4,
             })
         };
-        Self {
+        Ok(Self {
             queues: CLASSES.map(queue),
             in_flight: CLASSES.map(in_flight),
             known_devices: RefCell::default(),
+            dir_syncs: RefCell::default(),
+            poller: Poller::new()?,
             stop,
-        }
+        })
     }
 
     pub(crate) fn queue(&self, class: Class) -> TaskQueueHandle {

@@ -1,26 +1,32 @@
-//! TCP on glommio: readiness through io_uring, the bytes through ordinary non-blocking calls.
+//! TCP: connections are accepted through io_uring, then watched by the shard's [`Poller`]; the bytes
+//! go through ordinary non-blocking calls.
+//!
+//! [`Poller`]: super::poller::Poller
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::pin::Pin;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_lite::io::{AsyncRead, AsyncWrite};
-use glommio::net::{TcpListener as GlommioListener, TcpStream as GlommioStream};
-use nix::libc::{MSG_DONTWAIT, MSG_NOSIGNAL};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use glommio::net::TcpListener as GlommioListener;
+use nix::libc::{EINPROGRESS, MSG_DONTWAIT, MSG_NOSIGNAL};
+use smallvec::SmallVec;
+use socket2::{Domain, Protocol, Socket, Type};
 
+use super::Shard;
 use super::fs::plain;
+use super::poller::Registration;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
 
 /// Parts of one `sendmsg`: the kernel takes up to 1,024.
 const PARTS_MAX: usize = 64;
+
+const SEND_FLAGS: i32 = MSG_DONTWAIT | MSG_NOSIGNAL;
 
 pub(crate) struct Listener {
     inner: GlommioListener,
@@ -77,27 +83,40 @@ fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
 }
 
 pub(crate) struct Stream {
-    /// Borrowed for the time of one poll only.
-    inner: RefCell<GlommioStream>,
-    fd: RawFd,
+    // Before the socket: nothing is watched that is closed.
+    readiness: Registration,
+    socket: Socket,
     peer: SocketAddr,
 }
 
 impl Stream {
-    pub(crate) async fn connect(addr: SocketAddr) -> io::Result<Self> {
-        let inner = GlommioStream::connect(addr).await.map_err(plain)?;
-        inner.set_nodelay(true).map_err(plain)?;
-        Ok(Self::new(inner, addr))
+    pub(crate) async fn connect(shard: &Shard, addr: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&addr.into()) {
+            Err(error) if error.raw_os_error() != Some(EINPROGRESS) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let stream = Self::new(shard, socket, addr)?;
+        // The kernel tells when it is connected, or when it failed.
+        stream.readiness.wrote_nothing();
+        poll_fn(|cx| stream.readiness.poll_writable(cx)).await;
+        match stream.socket.take_error()? {
+            Some(error) => Err(error),
+            None => {
+                stream.socket.set_tcp_nodelay(true)?;
+                Ok(stream)
+            }
+        }
     }
 
-    pub(crate) fn from_accepted(fd: OwnedFd, peer: SocketAddr) -> Self {
-        // SAFETY: the descriptor is a connected TCP socket, and its ownership goes along.
-        Self::new(unsafe { GlommioStream::from_raw_fd(fd.into_raw_fd()) }, peer)
+    pub(crate) fn from_accepted(shard: &Shard, fd: OwnedFd, peer: SocketAddr) -> io::Result<Self> {
+        Self::new(shard, fd.into(), peer)
     }
 
-    fn new(inner: GlommioStream, peer: SocketAddr) -> Self {
-        let fd = inner.as_raw_fd();
-        Self { inner: RefCell::new(inner), fd, peer }
+    fn new(shard: &Shard, socket: Socket, peer: SocketAddr) -> io::Result<Self> {
+        let readiness = shard.poller.register(socket.as_fd())?;
+        Ok(Self { readiness, socket, peer })
     }
 
     pub(crate) fn peer_addr(&self) -> SocketAddr {
@@ -105,25 +124,57 @@ impl Stream {
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.borrow().local_addr().map_err(plain)
+        local_addr(&self.socket)
     }
 
-    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.inner.borrow_mut()).poll_read(cx, buf)
+    pub(crate) fn poll_read(&self, cx: &Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.poll_recv(cx, as_uninit(buf))
     }
 
-    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.inner.borrow_mut()).poll_write(cx, bytes)
+    fn poll_recv(&self, cx: &Context<'_>, buf: &mut [MaybeUninit<u8>]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.readiness.poll_readable(cx));
+            match self.socket.recv_with_flags(buf, MSG_DONTWAIT) {
+                Ok(read) => {
+                    if read < buf.len() && read > 0 {
+                        self.readiness.read_short();
+                    }
+                    return Poll::Ready(Ok(read));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readiness.read_nothing(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Sends with `send` as soon as the socket takes anything.
+    fn poll_send(
+        &self,
+        cx: &Context<'_>,
+        send: impl Fn(&Socket) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.readiness.poll_writable(cx));
+            match send(&self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readiness.wrote_nothing(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
+    }
+
+    pub(crate) fn poll_write(&self, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, |socket| socket.send_with_flags(bytes, SEND_FLAGS))
     }
 
     pub(crate) async fn read_buf(&self, buf: &mut BytesMut) -> io::Result<usize> {
         poll_fn(|cx| {
             let spare = buf.chunk_mut();
-            // SAFETY: glommio hands the slice to recv(2), which writes to it and reads nothing, so
-            // that it need not be initialised; nobody else sees it before `advance_mut`.
-            let spare = unsafe { std::slice::from_raw_parts_mut(spare.as_mut_ptr(), spare.len()) };
+            // SAFETY: uninitialised bytes may be seen as such, and recv initialises what it says.
+            let spare = unsafe { spare.as_uninit_slice_mut() };
             let len = spare.len();
-            let read = ready!(self.poll_read(cx, spare))?;
+            let read = ready!(self.poll_recv(cx, spare))?;
             assert!(read <= len, "recv returns at most what it was given room for");
             // SAFETY: recv initialised that many bytes.
             unsafe { buf.advance_mut(read) };
@@ -142,8 +193,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Sends all parts. What fits goes out in one call for many parts; when the socket is full,
-    /// glommio waits for room (it can do that only by writing one part).
+    /// Sends all parts, many in one call.
     pub(crate) async fn write_vectored_all(&self, parts: &[Bytes]) -> io::Result<()> {
         let mut parts = parts;
         // Bytes of the first part that are sent already.
@@ -154,19 +204,13 @@ impl Stream {
                 sent = 0;
                 continue;
             }
-            let slices: Vec<IoSlice<'_>> = std::iter::once(&first[sent..])
+            let slices: SmallVec<[IoSlice<'_>; 8]> = std::iter::once(&first[sent..])
                 .chain(parts[1..].iter().map(|part| &part[..]))
                 .take(PARTS_MAX)
                 .map(IoSlice::new)
                 .collect();
-            let socket = borrow(self.fd);
-            let now = SockRef::from(&socket).send_vectored_with_flags(&slices, MSG_DONTWAIT | MSG_NOSIGNAL);
-            let mut written = match now {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    poll_fn(|cx| self.poll_write(cx, &first[sent..])).await?
-                }
-                other => other?,
-            };
+            let send = |socket: &Socket| socket.send_vectored_with_flags(&slices, SEND_FLAGS);
+            let mut written = poll_fn(|cx| self.poll_send(cx, send)).await?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -185,7 +229,11 @@ impl Stream {
     }
 
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        let socket = borrow(self.fd);
-        SockRef::from(&socket).shutdown(how)
+        self.socket.shutdown(how)
     }
+}
+
+fn as_uninit(bytes: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+    // SAFETY: the same layout; recv only writes initialised bytes.
+    unsafe { &mut *(std::ptr::from_mut(bytes) as *mut [MaybeUninit<u8>]) }
 }

@@ -12,7 +12,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::{Shard, check, signals};
+use super::{Shard, check, signals, task};
 use crate::ctx::{self, Current};
 use crate::error::StartError;
 use crate::mesh::{self, Mesh, RealEnd};
@@ -135,9 +135,16 @@ where
     }
     let (shards, preempt, stop) = (plan.shards, plan.options.preempt, plan.stop.clone());
     let result = executor.run(async move {
-        let here = Rc::new(Shard::new(preempt, stop.clone()));
+        let here = match Shard::new(preempt, stop.clone()) {
+            Ok(here) => Rc::new(here),
+            Err(error) => {
+                stop.raise();
+                return Err(format!("its sockets cannot be watched: {error}"));
+            }
+        };
         // For good: other tasks may still run between the end of this one and that of the thread.
-        ctx::enter_for_good(Current::Real(here));
+        ctx::enter_for_good(Current::Real(Rc::clone(&here)));
+        task::spawn_in(&here, Class::Serve, Rc::clone(&here.poller).run());
         for turn in 0..KEEP_AWAKE_TURNS {
             glommio::spawn_local(keep_awake(turn)).detach();
         }
