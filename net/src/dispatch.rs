@@ -22,6 +22,9 @@ use crate::handlers::{
 use crate::refusals;
 use crate::service::Service;
 
+/// Answers of this size count in the budget for responses.
+const CHARGED_BYTES_MIN: usize = 16 << 10;
+
 /// A request that found its handler.
 pub(crate) struct Dispatched {
     /// `None` when it was not a served API's.
@@ -50,13 +53,13 @@ pub(crate) fn dispatch(
         let (service, client) = (Rc::clone(service), Rc::clone(client));
         let reply = async move {
             let answered = serve(&service, &client, &header, frame.freeze()).await;
-            answered.unwrap_or_else(|error| malformed(&client, &header, &error))
+            answered.unwrap_or_else(|error| malformed(&service, &client, &header, &error))
         };
         return Dispatched { api: Some(api), reply: reply.boxed_local(), is_started: false };
     }
     let request = match ProduceRequest::decode(version, frame) {
         Ok(request) => request,
-        Err(error) => return at_once(Some(api), malformed(client, &header, &error)),
+        Err(error) => return at_once(Some(api), malformed(service, client, &header, &error)),
     };
     if !api.is_served(version) {
         service.counters().refused();
@@ -94,6 +97,10 @@ async fn serve(
     body: Bytes,
 ) -> Result<Reply, Failure> {
     let version = header.version;
+    if may_be_large(header.api) {
+        // Waits while too much is on its way out; what this brings counts once it is known.
+        drop(service.responses.reserve(0).await);
+    }
     match header.api {
         Api::Produce => unreachable!("a produce is started before its turn"),
         Api::Fetch => {
@@ -102,39 +109,55 @@ async fn serve(
         }
         Api::ListOffsets => {
             let request = decode(header, body)?;
-            answer(header, &offsets::list(service, version, request).await)
+            answer(service, header, &offsets::list(service, version, request).await)
         }
         Api::Metadata => {
             let request = decode(header, body)?;
-            answer(header, &metadata::serve(service, client, version, request).await)
+            answer(service, header, &metadata::serve(service, client, version, request).await)
         }
-        Api::FindCoordinator => answer(header, &coordinator::serve(version, decode(header, body)?)),
-        Api::ApiVersions => answer(header, &api_versions::serve(client, version, &decode(header, body)?)),
+        Api::FindCoordinator => answer(service, header, &coordinator::serve(version, decode(header, body)?)),
+        Api::ApiVersions => answer(service, header, &api_versions::serve(client, version, &decode(header, body)?)),
         Api::CreateTopics => {
             let request = decode(header, body)?;
-            answer(header, &topics::create(service, version, request).await)
+            answer(service, header, &topics::create(service, version, request).await)
         }
         Api::DeleteTopics => {
             let request = decode(header, body)?;
-            answer(header, &topics::delete(service, version, request).await)
+            answer(service, header, &topics::delete(service, version, request).await)
         }
         Api::InitProducerId => {
             let request = decode(header, body)?;
-            answer(header, &producer_ids::serve(service, &request).await)
+            answer(service, header, &producer_ids::serve(service, &request).await)
         }
         Api::OffsetForLeaderEpoch => {
             let request = decode(header, body)?;
-            answer(header, &offsets::epoch_ends(service, request).await)
+            answer(service, header, &offsets::epoch_ends(service, request).await)
         }
-        Api::DescribeConfigs => answer(header, &configs::serve(service, version, &decode(header, body)?)),
+        Api::DescribeConfigs => answer(service, header, &configs::serve(service, version, &decode(header, body)?)),
         Api::DescribeCluster => {
             let response: DescribeClusterResponse =
                 cluster::describe_cluster(service, client, &decode(header, body)?);
-            answer(header, &response)
+            answer(service, header, &response)
         }
         Api::DescribeTopicPartitions => {
-            answer(header, &cluster::describe_topic_partitions(service, &decode(header, body)?))
+            answer(service, header, &cluster::describe_topic_partitions(service, &decode(header, body)?))
         }
+    }
+}
+
+/// Whether an answer may be as large as all metadata. Fetch has a budget of its own.
+fn may_be_large(api: Api) -> bool {
+    match api {
+        Api::Metadata | Api::DescribeConfigs | Api::DescribeTopicPartitions | Api::ListOffsets => true,
+        Api::Produce
+        | Api::Fetch
+        | Api::FindCoordinator
+        | Api::ApiVersions
+        | Api::CreateTopics
+        | Api::DeleteTopics
+        | Api::InitProducerId
+        | Api::OffsetForLeaderEpoch
+        | Api::DescribeCluster => false,
     }
 }
 
@@ -142,15 +165,31 @@ fn decode<T: Request>(header: &RequestHeader, body: Bytes) -> Result<T, Failure>
     Ok(decode_request(header.version, body)?)
 }
 
-fn answer<T: Encodable + HeaderVersion>(header: &RequestHeader, response: &T) -> Result<Reply, Failure> {
-    let frame = encode_response(header.api, header.version, header.correlation_id, response)?;
-    Ok(Reply::Frame(frame.freeze()))
+fn answer<T: Encodable + HeaderVersion>(
+    service: &Service,
+    header: &RequestHeader,
+    response: &T,
+) -> Result<Reply, Failure> {
+    let frame = encode_response(header.api, header.version, header.correlation_id, response)?.freeze();
+    if frame.len() < CHARGED_BYTES_MIN {
+        return Ok(Reply::Frame(frame));
+    }
+    let charge = service.responses.charge(frame.len());
+    Ok(Reply::Chunks(vec![frame], charge))
 }
 
 /// Bytes that are not a request of their version: nobody knows what would be an answer to them.
-fn malformed(client: &Client, header: &RequestHeader, error: &dyn std::fmt::Display) -> Reply {
-    let RequestHeader { api, version, client_id, .. } = header;
-    tracing::warn!(peer = %client.peer, %api, version, ?client_id, %error, "malformed request, connection closed");
+fn malformed(
+    service: &Service,
+    client: &Client,
+    header: &RequestHeader,
+    error: &dyn std::fmt::Display,
+) -> Reply {
+    if let Some(unsaid) = service.may_complain(client) {
+        let RequestHeader { api, version, .. } = header;
+        let peer = client.peer;
+        tracing::warn!(%peer, %api, version, %error, unsaid, "malformed request, connection closed");
+    }
     Reply::Close
 }
 
@@ -167,16 +206,22 @@ fn refuse(service: &Service, client: &Client, error: &HeaderError, frame: BytesM
             (api_key, api_version, correlation_id)
         }
         HeaderError::Malformed(_) => {
-            tracing::warn!(peer = %client.peer, %error, "connection closed");
+            if let Some(unsaid) = service.may_complain(client) {
+                tracing::warn!(peer = %client.peer, %error, unsaid, "connection closed");
+            }
             return Reply::Close;
         }
     };
     service.counters().refused();
     let Ok(key) = ApiKey::try_from(key) else {
-        tracing::warn!(peer = %client.peer, %error, "no Kafka knows this API, connection closed");
+        if let Some(unsaid) = service.may_complain(client) {
+            tracing::warn!(peer = %client.peer, %error, unsaid, "no Kafka knows this API, connection closed");
+        }
         return Reply::Close;
     };
-    tracing::info!(peer = %client.peer, api = ?key, version, "request refused: this is not served");
+    if let Some(unsaid) = service.may_complain(client) {
+        tracing::info!(peer = %client.peer, api = ?key, version, unsaid, "request refused: this is not served");
+    }
     match refusals::response(key, version, correlation_id, frame.freeze()) {
         Ok(frame) => Reply::Frame(frame),
         Err(error) => {

@@ -1,14 +1,18 @@
 //! Cuts what a client sends into frames.
 //!
 //! Small frames are read many at a time into a buffer that they share; a large one gets memory of
-//! its own size, so that what is kept of it pins nothing else. No frame is assembled before it fits
-//! into the shard's budget for requests.
+//! its own size, so that what is kept of it pins nothing else. No frame gets more than its part of
+//! the shared buffer before it fits into the shard's budget for requests, and none gets a share of
+//! the budget for a length that its client only claims: it has filled that part by then. Whoever
+//! then lets others wait for memory by sending slowly loses the connection.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use corelog_runtime::net::ReadHalf;
+use corelog_runtime::time::{self, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Size of the length before each frame.
@@ -19,6 +23,13 @@ pub(crate) const SHARED_BUFFER_BYTES: usize = 32 << 10;
 const SMALL_FRAME_BYTES_MAX: usize = SHARED_BUFFER_BYTES / 2;
 /// With less room than this the shared buffer is replaced before a read.
 const READ_ROOM_BYTES_MIN: usize = 4 << 10;
+
+/// While others wait for memory, a frame that has its share arrives at this rate at least…
+const ARRIVAL_BYTES_PER_SECOND_MIN: u64 = 128 << 10;
+/// …this long after it got it.
+const ARRIVAL_GRACE: Duration = Duration::from_secs(2);
+/// How often that is looked at when nothing comes.
+const ARRIVAL_LOOK: Duration = Duration::from_secs(1);
 
 /// A frame without its length.
 pub(crate) struct Frame {
@@ -38,6 +49,9 @@ pub(crate) enum FrameError {
     /// No client of this protocol sends that.
     #[error("a frame of {0} bytes, where at most {1} are allowed (socket.request.max.bytes)")]
     Length(i32, usize),
+    /// It holds memory that others wait for.
+    #[error("a frame of {0} bytes came too slowly while others waited for its memory")]
+    Slow(usize),
 }
 
 /// Where bytes come from.
@@ -89,13 +103,13 @@ impl<S: Source> FrameReader<S> {
             .ok()
             .filter(|length| *length <= self.frame_bytes_max)
             .ok_or(FrameError::Length(length, self.frame_bytes_max))?;
+        while self.buffer.len() < length.min(SMALL_FRAME_BYTES_MAX) {
+            if !self.fill().await? {
+                return Err(ended().into());
+            }
+        }
         let permit = self.permit(length).await;
         let (bytes, pinned_bytes) = if length <= SMALL_FRAME_BYTES_MAX {
-            while self.buffer.len() < length {
-                if !self.fill().await? {
-                    return Err(ended().into());
-                }
-            }
             (self.buffer.split_to(length), SHARED_BUFFER_BYTES)
         } else {
             (self.large(length).await?, length)
@@ -119,20 +133,34 @@ impl<S: Source> FrameReader<S> {
         Ok(self.source.read_buf(&mut self.buffer).await? > 0)
     }
 
-    async fn large(&mut self, length: usize) -> io::Result<BytesMut> {
+    async fn large(&mut self, length: usize) -> Result<BytesMut, FrameError> {
+        let began = Instant::now();
         let mut frame = BytesMut::with_capacity(length);
         let have = self.buffer.len().min(length);
         frame.extend_from_slice(&self.buffer[..have]);
         self.buffer.advance(have);
         while frame.len() < length {
-            if self.source.read_buf(&mut frame).await? == 0 {
-                return Err(ended());
+            match time::timeout(ARRIVAL_LOOK, self.source.read_buf(&mut frame)).await {
+                Ok(read) if read? == 0 => return Err(ended().into()),
+                Ok(_) => {}
+                Err(time::Elapsed) => {}
+            }
+            if frame.len() < length && self.is_in_the_way(began, frame.len()) {
+                return Err(FrameError::Slow(length));
             }
         }
         // An allocator may give more than was asked for, so that the next frame's begin came along.
         self.buffer.extend_from_slice(&frame[length..]);
         frame.truncate(length);
         Ok(frame)
+    }
+
+    /// Whether a frame that began to arrive then, and has come so far, holds up others. The
+    /// semaphore gives what there is to whoever waits, so nothing is left while somebody does.
+    fn is_in_the_way(&self, began: Instant, arrived_bytes: usize) -> bool {
+        let late = began.elapsed().saturating_sub(ARRIVAL_GRACE);
+        let expected = late.as_millis().saturating_mul(u128::from(ARRIVAL_BYTES_PER_SECOND_MIN)) / 1000;
+        (arrived_bytes as u128) < expected && self.budget.available_permits() == 0
     }
 }
 
@@ -215,6 +243,72 @@ mod tests {
         for bytes in [vec![0], framed(&[9])[..10].to_vec(), framed(&[50_000])[..40_000].to_vec()] {
             assert!(matches!(block_on(reader(vec![bytes]).next()), Err(FrameError::Io(_))));
         }
+    }
+
+    /// Gives out what there is, then a byte a second for ever.
+    struct Trickle(std::cell::Cell<usize>);
+
+    impl Source for Trickle {
+        async fn read_buf(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+            let read = self.0.replace(0).min(buffer.capacity() - buffer.len());
+            if read > 0 {
+                buffer.put_bytes(0, read);
+                return Ok(read);
+            }
+            time::sleep(Duration::from_secs(1)).await;
+            buffer.put_u8(0);
+            Ok(1)
+        }
+    }
+
+    const NEARLY_ALL_BYTES: usize = BUDGET_BYTES - 1;
+
+    fn trickle(at_once: usize, budget: &Arc<Semaphore>) -> FrameReader<Trickle> {
+        let source = Trickle(std::cell::Cell::new(at_once));
+        let mut reader = FrameReader::new(source, 1 << 30, Arc::clone(budget), BUDGET_BYTES);
+        reader.buffer.put_i32(i32::try_from(NEARLY_ALL_BYTES).unwrap());
+        reader
+    }
+
+    /// Two connections that claimed 100 MiB each and sent nothing stopped a shard from reading.
+    #[test]
+    fn a_claim_takes_nothing_of_the_budget() {
+        let sim = corelog_runtime::sim::Sim::new(1, corelog_runtime::sim::SimOptions::default());
+        sim.run_on(1, async move {
+            let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
+            let mut claims: Vec<_> = (0..100).map(|_| trickle(1000, &budget)).collect();
+            let claims = claims.iter_mut().map(FrameReader::next);
+            let waiting = futures_util::future::join_all(claims);
+            let minutes = time::timeout(Duration::from_secs(600), waiting).await;
+            assert_eq!(minutes.err(), Some(time::Elapsed));
+            assert_eq!(budget.available_permits(), BUDGET_BYTES);
+        });
+    }
+
+    #[test]
+    fn a_slow_frame_is_given_up_when_others_wait_for_its_memory_and_only_then() {
+        let sim = corelog_runtime::sim::Sim::new(1, corelog_runtime::sim::SimOptions::default());
+        sim.run_on(1, async move {
+            let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
+            let mut undisturbed = trickle(20_000, &budget);
+            assert!(time::timeout(Duration::from_secs(600), undisturbed.next()).await.is_err());
+
+            let mut slow = trickle(20_000, &budget);
+            let pieces = Pieces(RefCell::new(vec![framed(&[60])].into()));
+            let mut other = FrameReader::new(pieces, 1000, Arc::clone(&budget), BUDGET_BYTES);
+            let began = Instant::now();
+            let give_up = async {
+                let given_up = slow.next().await;
+                assert!(matches!(given_up, Err(FrameError::Slow(NEARLY_ALL_BYTES))));
+            };
+            let served = async {
+                time::sleep(Duration::from_millis(1)).await;
+                assert_eq!(budget.available_permits(), 0);
+                assert!(other.next().await.unwrap().is_some());
+            };
+            futures_util::future::join(give_up, served).await;
+            assert!(began.elapsed() <= ARRIVAL_GRACE + 2 * ARRIVAL_LOOK);
+        });
     }
 
     #[test]

@@ -6,15 +6,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use corelog_engine::engine::Engine;
+use corelog_runtime::rate::RateLimit;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::budget::ResponseBudget;
-use crate::connection::Conversation;
+use crate::connection::{Client, Conversation};
 use crate::metrics::ShardCounters;
 use crate::options::NetOptions;
 use crate::server::NodeNet;
 use crate::sessions::{EVICT_AFTER, Sessions};
 use crate::signal::Signal;
+
+/// Lines in the log about what clients do wrong, in a second.
+const COMPLAINTS_PER_SECOND: u32 = 10;
 
 /// One shard's network side.
 pub(crate) struct Service {
@@ -33,6 +37,7 @@ pub(crate) struct Service {
     pub(crate) connection_ended: Notify,
     /// Whether a task looks for idle connections.
     pub(crate) is_sweeping: Cell<bool>,
+    complaints: RateLimit,
     next_connection: Cell<u64>,
 }
 
@@ -46,6 +51,7 @@ impl Service {
             connections: RefCell::default(),
             connection_ended: Notify::new(),
             is_sweeping: Cell::new(false),
+            complaints: RateLimit::new(COMPLAINTS_PER_SECOND),
             next_connection: Cell::new(0),
             engine,
             options,
@@ -56,6 +62,13 @@ impl Service {
     /// This shard's counters.
     pub(crate) fn counters(&self) -> &ShardCounters {
         self.node.counters(self.engine.shard())
+    }
+
+    /// Whether a line may say what a client does wrong: one for each connection, and not too many
+    /// in all. Gives how many were not written since the last.
+    pub(crate) fn may_complain(&self, client: &Client) -> Option<u64> {
+        let is_first = !client.is_known_bad.replace(true);
+        is_first.then(|| self.complaints.pass()).flatten()
     }
 
     /// A number for a new connection.

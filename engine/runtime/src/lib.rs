@@ -17,6 +17,7 @@ pub mod mesh;
 pub mod net;
 mod oneshot;
 pub mod rand;
+pub mod rate;
 mod real;
 pub mod shards;
 pub mod sim;

@@ -5,14 +5,20 @@
 //! journal as a whole.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use corelog_runtime::task::yield_now;
+use corelog_runtime::time;
 
 use super::{PartitionCell, Shard};
+use crate::journal::JournalFull;
 use crate::log::{LogError, Roll};
 
 /// Flushes that may go on at a time: enough to keep the device busy while one of them syncs.
 pub(super) const WORKERS: usize = 2;
+
+/// How long a flush that found no space waits before it is tried again.
+const SPACE_RETRY: Duration = Duration::from_millis(500);
 
 impl Shard {
     /// Puts a partition in the queue of the flush workers.
@@ -32,7 +38,12 @@ impl Shard {
             match next {
                 Some(cell) => {
                     if let Err(error) = self.flush(&cell).await {
-                        self.flush_failed(&cell, &error).await;
+                        self.flush_failed(&cell, &error);
+                        if error.is_disk_full() && !self.stopping.get() {
+                            // Nobody tells when there is space again.
+                            time::sleep(SPACE_RETRY).await;
+                            self.want_flush(cell);
+                        }
                     }
                     yield_now().await;
                 }
@@ -47,7 +58,25 @@ impl Shard {
         self.claim_flush(cell).await;
         let result = self.flush_claimed(cell).await;
         self.release_flush(cell);
+        let is_full = result.as_ref().is_err_and(LogError::is_disk_full);
+        if self.segments_full.replace(is_full) != is_full {
+            tracing::warn!(shard = self.index, is_full, "space for segments changed");
+            self.retry_parked();
+        }
         result
+    }
+
+    /// Whether a produce has to be refused until there is space again: what is appended now could
+    /// neither stay in the journal nor leave it.
+    pub(super) fn is_disk_full(&self) -> bool {
+        match self.journal.full() {
+            Some(JournalFull::Disk) => true,
+            Some(JournalFull::Files) => self.segments_full.get(),
+            None => {
+                let unflushed = self.unflushed_bytes.get();
+                self.segments_full.get() && unflushed >= self.options.unflushed_bytes_max
+            }
+        }
     }
 
     async fn flush_claimed(self: &Rc<Self>, cell: &PartitionCell) -> Result<(), LogError> {
@@ -80,11 +109,11 @@ impl Shard {
     }
 
     /// A failed flush loses nothing: the batches are in the journal and in memory. A full disk is
-    /// tried again when the journal wants room; anything else takes the partition out of service.
-    pub(super) async fn flush_failed(&self, cell: &PartitionCell, error: &LogError) {
+    /// tried again; anything else takes the partition out of service.
+    pub(super) fn flush_failed(&self, cell: &PartitionCell, error: &LogError) {
         let target = cell.borrow().target();
         if error.is_disk_full() {
-            tracing::warn!(partition = %target, %error, "no space to write segments");
+            tracing::debug!(partition = %target, %error, "no space to write segments");
             return;
         }
         tracing::error!(partition = %target, %error, "segment write failed, the partition goes offline");

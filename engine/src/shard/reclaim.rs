@@ -66,7 +66,13 @@ impl Shard {
                 continue;
             };
             match self.reclaim(oldest.end).await {
-                Ok(true) => self.retry_parked(),
+                Ok(true) => {
+                    self.retry_parked();
+                    if self.segments_full.get() {
+                        // Tails were only carried from one journal file to another.
+                        time::sleep(RETRY).await;
+                    }
+                }
                 Ok(false) => time::sleep(RETRY).await,
                 Err(error) => {
                     tracing::error!(shard = self.index, %error, "the journal could not be reclaimed");
@@ -142,7 +148,7 @@ impl Shard {
             let shard = Rc::clone(self);
             flushes.push(async move {
                 if let Err(error) = shard.flush(&cell).await {
-                    shard.flush_failed(&cell, &error).await;
+                    shard.flush_failed(&cell, &error);
                 }
             });
             if flushes.len() == FLUSHES {

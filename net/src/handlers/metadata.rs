@@ -101,7 +101,7 @@ async fn create_missing(service: &Service, asked: &[Asked]) -> Vec<(String, Topi
         // Somebody else was faster: the topic is there.
         Ok(_) | Err(TopicError::Exists(_)) => None,
         Err(error) => {
-            tracing::warn!(topic = %name, %error, "automatic creation refused");
+            tracing::debug!(topic = %name, %error, "automatic creation refused");
             Some((name, error))
         }
     });

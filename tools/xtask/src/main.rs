@@ -14,6 +14,7 @@ mod histograms;
 mod java;
 mod load;
 mod matrix;
+mod pressure;
 mod process;
 mod project;
 mod setup;
@@ -92,6 +93,8 @@ enum Task {
     },
     /// Measure Apache Kafka and Corelog side by side, and write the page in docs/benchmarks
     Versus(versus::Arguments),
+    /// Hold a node's memory and its tail against 10,000 partitions, a backfill and slow consumers
+    Pressure(pressure::Arguments),
     /// Run a real Apache Kafka on 127.0.0.1 until interrupted, to compare with
     Kafka {
         /// Port of its listener
@@ -147,6 +150,7 @@ fn run(task: Task) -> Result<bool> {
             Ok(true)
         }
         Task::Versus(arguments) => versus::run(&project, &arguments),
+        Task::Pressure(arguments) => pressure::run_all(&project, &arguments),
         Task::Kafka { port } => {
             let tools = Toolbox::prepare(&project)?;
             let options = BrokerOptions { port: Some(port), ..BrokerOptions::named("kafka") };

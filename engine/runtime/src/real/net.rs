@@ -1,6 +1,6 @@
 //! TCP on glommio: readiness through io_uring, the bytes through ordinary non-blocking calls.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
@@ -81,6 +81,8 @@ pub(crate) struct Stream {
     inner: RefCell<GlommioStream>,
     fd: RawFd,
     peer: SocketAddr,
+    /// What the kernel took of what was to be sent.
+    sent_bytes: Cell<u64>,
 }
 
 impl Stream {
@@ -97,7 +99,7 @@ impl Stream {
 
     fn new(inner: GlommioStream, peer: SocketAddr) -> Self {
         let fd = inner.as_raw_fd();
-        Self { inner: RefCell::new(inner), fd, peer }
+        Self { inner: RefCell::new(inner), fd, peer, sent_bytes: Cell::new(0) }
     }
 
     pub(crate) fn peer_addr(&self) -> SocketAddr {
@@ -106,6 +108,10 @@ impl Stream {
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.inner.borrow().local_addr().map_err(plain)
+    }
+
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.get()
     }
 
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -170,6 +176,7 @@ impl Stream {
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
+            self.sent_bytes.set(self.sent_bytes.get() + written as u64);
             while written > 0 {
                 let left = parts[0].len() - sent;
                 if written < left {
