@@ -33,8 +33,11 @@ pub(crate) async fn serve(
     correlation_id: i32,
     request: FetchRequest,
 ) -> Reply {
-    let reply =
-        |response: FetchResponse, charge| Reply::Chunks(response.encode(version, correlation_id), charge);
+    let reply = |response: FetchResponse, mut charge: Charge| {
+        let chunks = response.encode(version, correlation_id);
+        charge.settle(chunks.iter().map(Bytes::len).sum());
+        Reply::Chunks(chunks, charge)
+    };
     let nothing = || service.responses.charge(0);
     if request.replica_id >= 0 {
         // Replicas have a protocol of their own here.
