@@ -191,7 +191,7 @@ async fn damage(files: &[PathBuf]) -> String {
         }
         3 => {
             // A block of another place, or of another file: valid, and wrong here.
-            let other = File::open(pick(files), OpenMode::Read).await.unwrap();
+            let other = File::open(pick::<PathBuf>(files), OpenMode::Read).await.unwrap();
             let from = rand::below(other.len().await.unwrap().div_ceil(BLOCK_BYTES as u64).max(1));
             let bytes = other.read_at(from * BLOCK_BYTES as u64, BLOCK_BYTES).await.unwrap();
             block[..bytes.len()].copy_from_slice(&bytes);

@@ -141,9 +141,9 @@ impl<S: Source> FrameReader<S> {
         self.buffer.advance(have);
         while frame.len() < length {
             match time::timeout(ARRIVAL_LOOK, self.source.read_buf(&mut frame)).await {
-                Ok(read) if read? == 0 => return Err(ended().into()),
-                Ok(_) => {}
-                Err(time::Elapsed) => {}
+                Ok(Ok(0)) => return Err(ended().into()),
+                Ok(Ok(_)) | Err(time::Elapsed) => {}
+                Ok(Err(error)) => return Err(error.into()),
             }
             if frame.len() < length && self.is_in_the_way(began, frame.len()) {
                 return Err(FrameError::Slow(length));

@@ -144,10 +144,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::types::{LeaderEpoch, Offset, TopicPartition};
+    use crate::types::{LeaderEpoch, NodeId, Offset, TopicPartition};
 
     fn log_id(index: u64) -> LogId {
-        LogId::new(openraft::CommittedLeaderId::new(1, 1), index)
+        LogId::new(openraft::CommittedLeaderId::new(1, NodeId(1)), index)
     }
 
     /// Payloads that mostly make sense by themselves.
@@ -159,7 +159,7 @@ mod tests {
                 payload: openraft::EntryPayload::Blank,
             })),
             (0..5_u64).prop_map(|index| wire::encode(&log_id(index))),
-            (0..5_u64).prop_map(|term| wire::encode(&Vote::new(term, 1))),
+            (0..5_u64).prop_map(|term| wire::encode(&Vote::new(term, NodeId(1)))),
             piece.prop_map(|(index, count, rest)| wire::encode_before(&Piece { index, count }, &rest)),
             Just(wire::encode_before(
                 &Piece { index: 0, count: 1 },
