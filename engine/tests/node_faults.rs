@@ -382,6 +382,24 @@ fn a_failed_sync_on_the_shard_of_the_metadata_fences_that_too() {
     a_failing_journal(FaultOn::Sync, 0);
 }
 
+/// The other shards waited for shard 0 for ever, so that the process neither served nor ended.
+#[test]
+fn a_node_that_cannot_start_ends_on_every_shard() {
+    for shards in 1..4 {
+        let sim = sim();
+        sim.run_on(NODE, async {
+            corelog_runtime::fs::create_dir_all("/data").await.unwrap();
+            corelog_runtime::fs::write_small_atomic("/data/layout", b"garbage").await.unwrap();
+        });
+        let exit = sim.start_node(NODE, shards, |context: ShardContext<ShardRequest, ShardReply>| async move {
+            Engine::start(context.mesh, options()).await.map(drop).map_err(|error| error.to_string())
+        });
+        let exit = sim.run_until(async move { time::timeout(60 * SECOND, exit).await });
+        let error = exit.expect("it ends").unwrap_err();
+        assert!(error.contains("layout") || error.contains("shard 0 says why"), "{error}");
+    }
+}
+
 /// Many clients at once, each with produces in flight when the sync fails.
 #[test]
 fn a_failed_sync_decides_everything_in_flight() {

@@ -17,13 +17,13 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use corelog_protocol::api::Api;
 use corelog_runtime::net::{ReadHalf, TcpStream, WriteHalf};
+use corelog_runtime::task::yield_if_needed;
 use corelog_runtime::time::{self, Instant};
 use futures_util::future::{LocalBoxFuture, join};
 use tokio::sync::OwnedSemaphorePermit;
@@ -173,12 +173,15 @@ impl Conversation {
     }
 
     async fn read(&self, service: &Rc<Service>, source: Counted) -> Counted {
-        let (options, budget) = (&service.options, Arc::clone(&service.requests));
-        let mut frames =
-            FrameReader::new(source, options.max_frame_bytes, budget, options.request_memory_bytes);
+        let options = &service.options;
+        let mut frames = FrameReader::new(source, options.max_frame_bytes, service.requests.clone());
         while self.has_room(options.max_in_flight).await {
             match frames.next().await {
-                Ok(Some(frame)) if !self.client.leaving.is_on() => self.take(service, frame),
+                Ok(Some(frame)) if !self.client.leaving.is_on() => {
+                    self.take(service, frame);
+                    // To check a batch may take long, and many may have come.
+                    yield_if_needed().await;
+                }
                 Ok(_) => break,
                 Err(FrameError::Io(error)) => {
                     tracing::debug!(peer = %self.client.peer, %error, "connection lost");

@@ -26,10 +26,12 @@ const READ_ROOM_BYTES_MIN: usize = 4 << 10;
 
 /// While others wait for memory, a frame that has its share arrives at this rate at least…
 const ARRIVAL_BYTES_PER_SECOND_MIN: u64 = 128 << 10;
-/// …this long after it got it.
-const ARRIVAL_GRACE: Duration = Duration::from_secs(2);
+/// …this long after it got it. What was sent meanwhile is in the socket by then.
+const ARRIVAL_GRACE: Duration = Duration::from_millis(500);
 /// How often that is looked at when nothing comes.
-const ARRIVAL_LOOK: Duration = Duration::from_secs(1);
+const ARRIVAL_LOOK: Duration = Duration::from_millis(250);
+/// Larger frames have a half of the budget to themselves, and nothing of the other.
+const ORDINARY_FRAME_BYTES_MAX: usize = 1 << 20;
 
 /// A frame without its length.
 pub(crate) struct Frame {
@@ -66,24 +68,53 @@ impl Source for ReadHalf {
     }
 }
 
+/// How many bytes of frames one shard holds. One permit per byte; who asked first gets his share
+/// first. A half is for ordinary frames, so that those who send very large ones hold up each other
+/// and nobody else. A frame that is larger than its half takes all of that.
+#[derive(Clone)]
+pub(crate) struct RequestBudget {
+    ordinary: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+    half_bytes: usize,
+}
+
+impl RequestBudget {
+    pub(crate) fn new(bytes: usize) -> Self {
+        let half_bytes = (bytes / 2).max(1);
+        let half = || Arc::new(Semaphore::new(half_bytes));
+        Self { ordinary: half(), large: half(), half_bytes }
+    }
+
+    fn half_for(&self, frame_bytes: usize) -> &Arc<Semaphore> {
+        if frame_bytes <= ORDINARY_FRAME_BYTES_MAX { &self.ordinary } else { &self.large }
+    }
+
+    /// Waits for a frame's share.
+    async fn share(&self, frame_bytes: usize) -> OwnedSemaphorePermit {
+        let share = u32::try_from(frame_bytes.min(self.half_bytes)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(self.half_for(frame_bytes)).acquire_many_owned(share).await;
+        permit.expect("the budget is never closed")
+    }
+
+    /// Whether somebody waits for what a frame of this size holds. The semaphore gives what there is
+    /// to whoever waits, so nothing is left while somebody does.
+    fn is_short(&self, frame_bytes: usize) -> bool {
+        self.half_for(frame_bytes).available_permits() == 0
+    }
+}
+
 /// Reads frames.
 pub(crate) struct FrameReader<S> {
     source: S,
     buffer: BytesMut,
     frame_bytes_max: usize,
-    budget: Arc<Semaphore>,
-    budget_bytes: usize,
+    budget: RequestBudget,
 }
 
 impl<S: Source> FrameReader<S> {
-    /// Frames of at most `frame_bytes_max`, within `budget` of `budget_bytes` permits.
-    pub(crate) fn new(
-        source: S,
-        frame_bytes_max: usize,
-        budget: Arc<Semaphore>,
-        budget_bytes: usize,
-    ) -> Self {
-        Self { source, buffer: BytesMut::new(), frame_bytes_max, budget, budget_bytes }
+    /// Frames of at most `frame_bytes_max`, within `budget`.
+    pub(crate) fn new(source: S, frame_bytes_max: usize, budget: RequestBudget) -> Self {
+        Self { source, buffer: BytesMut::new(), frame_bytes_max, budget }
     }
 
     /// What the frames were read from.
@@ -108,20 +139,13 @@ impl<S: Source> FrameReader<S> {
                 return Err(ended().into());
             }
         }
-        let permit = self.permit(length).await;
+        let permit = self.budget.share(length).await;
         let (bytes, pinned_bytes) = if length <= SMALL_FRAME_BYTES_MAX {
             (self.buffer.split_to(length), SHARED_BUFFER_BYTES)
         } else {
             (self.large(length).await?, length)
         };
         Ok(Some(Frame { bytes, pinned_bytes, permit }))
-    }
-
-    /// Waits for a frame's share; one that is larger than the whole budget waits for all of it.
-    async fn permit(&self, length: usize) -> OwnedSemaphorePermit {
-        let share = u32::try_from(length.min(self.budget_bytes)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.budget).acquire_many_owned(share).await;
-        permit.expect("the budget is never closed")
     }
 
     /// Reads into the shared buffer; false at the end.
@@ -145,7 +169,7 @@ impl<S: Source> FrameReader<S> {
                 Ok(Ok(_)) | Err(time::Elapsed) => {}
                 Ok(Err(error)) => return Err(error.into()),
             }
-            if frame.len() < length && self.is_in_the_way(began, frame.len()) {
+            if is_late(began, frame.len()) && frame.len() < length && self.budget.is_short(length) {
                 return Err(FrameError::Slow(length));
             }
         }
@@ -155,13 +179,13 @@ impl<S: Source> FrameReader<S> {
         Ok(frame)
     }
 
-    /// Whether a frame that began to arrive then, and has come so far, holds up others. The
-    /// semaphore gives what there is to whoever waits, so nothing is left while somebody does.
-    fn is_in_the_way(&self, began: Instant, arrived_bytes: usize) -> bool {
-        let late = began.elapsed().saturating_sub(ARRIVAL_GRACE);
-        let expected = late.as_millis().saturating_mul(u128::from(ARRIVAL_BYTES_PER_SECOND_MIN)) / 1000;
-        (arrived_bytes as u128) < expected && self.budget.available_permits() == 0
-    }
+}
+
+/// Whether less has come than of a frame that has had its share since `began`.
+fn is_late(began: Instant, arrived_bytes: usize) -> bool {
+    let late = began.elapsed().saturating_sub(ARRIVAL_GRACE);
+    let expected = late.as_millis().saturating_mul(u128::from(ARRIVAL_BYTES_PER_SECOND_MIN)) / 1000;
+    (arrived_bytes as u128) < expected
 }
 
 fn ended() -> io::Error {
@@ -195,11 +219,12 @@ mod tests {
         }
     }
 
-    const BUDGET_BYTES: usize = 1 << 20;
+    const BUDGET_BYTES: usize = 2 << 20;
+    const HALF_BYTES: usize = BUDGET_BYTES / 2;
 
     fn reader(pieces: Vec<Vec<u8>>) -> FrameReader<Pieces> {
-        let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
-        FrameReader::new(Pieces(RefCell::new(pieces.into())), 200_000, budget, BUDGET_BYTES)
+        let budget = RequestBudget::new(BUDGET_BYTES);
+        FrameReader::new(Pieces(RefCell::new(pieces.into())), 200_000, budget)
     }
 
     fn framed(lengths: &[usize]) -> Vec<u8> {
@@ -226,7 +251,7 @@ mod tests {
                 prop_assert!(frame.pinned_bytes >= *length);
             }
             prop_assert!(block_on(reader.next()).unwrap().is_none());
-            prop_assert_eq!(reader.budget.available_permits(), BUDGET_BYTES);
+            prop_assert_eq!(reader.budget.ordinary.available_permits(), HALF_BYTES);
         }
     }
 
@@ -261,11 +286,11 @@ mod tests {
         }
     }
 
-    const NEARLY_ALL_BYTES: usize = BUDGET_BYTES - 1;
+    const NEARLY_ALL_BYTES: usize = HALF_BYTES - 1;
 
-    fn trickle(at_once: usize, budget: &Arc<Semaphore>) -> FrameReader<Trickle> {
+    fn trickle(at_once: usize, budget: &RequestBudget) -> FrameReader<Trickle> {
         let source = Trickle(std::cell::Cell::new(at_once));
-        let mut reader = FrameReader::new(source, 1 << 30, Arc::clone(budget), BUDGET_BYTES);
+        let mut reader = FrameReader::new(source, 1 << 30, budget.clone());
         reader.buffer.put_i32(i32::try_from(NEARLY_ALL_BYTES).unwrap());
         reader
     }
@@ -275,13 +300,13 @@ mod tests {
     fn a_claim_takes_nothing_of_the_budget() {
         let sim = corelog_runtime::sim::Sim::new(1, corelog_runtime::sim::SimOptions::default());
         sim.run_on(1, async move {
-            let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
+            let budget = RequestBudget::new(BUDGET_BYTES);
             let mut claims: Vec<_> = (0..100).map(|_| trickle(1000, &budget)).collect();
             let claims = claims.iter_mut().map(FrameReader::next);
             let waiting = futures_util::future::join_all(claims);
             let minutes = time::timeout(Duration::from_secs(600), waiting).await;
             assert_eq!(minutes.err(), Some(time::Elapsed));
-            assert_eq!(budget.available_permits(), BUDGET_BYTES);
+            assert_eq!(budget.ordinary.available_permits(), HALF_BYTES);
         });
     }
 
@@ -289,13 +314,13 @@ mod tests {
     fn a_slow_frame_is_given_up_when_others_wait_for_its_memory_and_only_then() {
         let sim = corelog_runtime::sim::Sim::new(1, corelog_runtime::sim::SimOptions::default());
         sim.run_on(1, async move {
-            let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
+            let budget = RequestBudget::new(BUDGET_BYTES);
             let mut undisturbed = trickle(20_000, &budget);
             assert!(time::timeout(Duration::from_secs(600), undisturbed.next()).await.is_err());
 
             let mut slow = trickle(20_000, &budget);
             let pieces = Pieces(RefCell::new(vec![framed(&[60])].into()));
-            let mut other = FrameReader::new(pieces, 1000, Arc::clone(&budget), BUDGET_BYTES);
+            let mut other = FrameReader::new(pieces, 1000, budget.clone());
             let began = Instant::now();
             let give_up = async {
                 let given_up = slow.next().await;
@@ -303,7 +328,7 @@ mod tests {
             };
             let served = async {
                 time::sleep(Duration::from_millis(1)).await;
-                assert_eq!(budget.available_permits(), 0);
+                assert_eq!(budget.ordinary.available_permits(), HALF_BYTES - NEARLY_ALL_BYTES);
                 assert!(other.next().await.unwrap().is_some());
             };
             futures_util::future::join(give_up, served).await;
@@ -312,12 +337,21 @@ mod tests {
     }
 
     #[test]
+    fn very_large_frames_take_nothing_from_ordinary_ones() {
+        let budget = RequestBudget::new(BUDGET_BYTES);
+        let _large = block_on(budget.share(100 << 20));
+        assert!(budget.is_short(2 << 20));
+        let _ordinary = block_on(budget.share(ORDINARY_FRAME_BYTES_MAX - 1));
+        assert!(!budget.is_short(1));
+    }
+
+    #[test]
     fn frames_wait_until_the_budget_has_room() {
         use futures_util::FutureExt;
 
-        let budget = Arc::new(Semaphore::new(100));
+        let budget = RequestBudget::new(200);
         let pieces = Pieces(RefCell::new(vec![framed(&[60, 60])].into()));
-        let mut reader = FrameReader::new(pieces, 1000, budget, 100);
+        let mut reader = FrameReader::new(pieces, 1000, budget);
         let first = block_on(reader.next()).unwrap().unwrap();
         {
             let mut second = Box::pin(reader.next());

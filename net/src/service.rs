@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use corelog_engine::engine::Engine;
 use corelog_runtime::rate::RateLimit;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::budget::ResponseBudget;
 use crate::connection::{Client, Conversation};
+use crate::frame::RequestBudget;
 use crate::metrics::ShardCounters;
 use crate::options::NetOptions;
 use crate::server::NodeNet;
@@ -26,8 +27,8 @@ pub(crate) struct Service {
     pub(crate) options: NetOptions,
     pub(crate) node: Arc<NodeNet>,
     pub(crate) sessions: RefCell<Sessions>,
-    /// One permit per byte of request frames.
-    pub(crate) requests: Arc<Semaphore>,
+    /// Bytes of request frames.
+    pub(crate) requests: RequestBudget,
     pub(crate) responses: ResponseBudget,
     /// On when the node is asked to stop.
     pub(crate) stopping: Signal,
@@ -45,7 +46,7 @@ impl Service {
     pub(crate) fn new(engine: Engine, options: NetOptions, node: Arc<NodeNet>) -> Self {
         Self {
             sessions: RefCell::new(Sessions::new(options.fetch_session_slots, EVICT_AFTER)),
-            requests: Arc::new(Semaphore::new(options.request_memory_bytes)),
+            requests: RequestBudget::new(options.request_memory_bytes),
             responses: ResponseBudget::new(options.response_memory_bytes),
             stopping: Signal::default(),
             connections: RefCell::default(),

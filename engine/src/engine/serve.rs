@@ -9,6 +9,7 @@ use corelog_runtime::task;
 use tokio::sync::oneshot;
 
 use super::Engine;
+use super::boot::{GIVEN_UP, READY};
 use crate::api::{EpochEnd, FoundOffset, PartitionError, TopicError};
 use crate::messages::{Change, EpochPart, OffsetPart, ShardReply, ShardRequest};
 use crate::meta::image::{MetaImage, TopicMeta};
@@ -81,7 +82,11 @@ impl Engine {
             }
             Change::Ready => {
                 self.local().spawn_reclaim();
-                self.inner.ready.raise(1);
+                self.inner.ready.raise(READY);
+                ShardReply::Done
+            }
+            Change::GiveUp => {
+                self.inner.ready.raise(GIVEN_UP);
                 ShardReply::Done
             }
             Change::CreateTopics(topics, validate_only) => {

@@ -17,20 +17,22 @@ use live::{Node, PATIENCE, Raw};
 
 const MIB: usize = 1 << 20;
 const TOPIC: &str = "served";
-/// What a client of good manners waits for at most: long enough for a slow machine, far shorter than
-/// any time-out of the node's.
-const WAIT_MAX: Duration = Duration::from_secs(8);
+/// What a client of good manners waits for at most: long enough for a machine that does much else,
+/// far shorter than what a connection that is in the way could hold up others for (it was ten minutes).
+const WAIT_MAX: Duration = Duration::from_secs(40);
 
 /// Budgets of the node in these tests, by shard.
-const ENVIRONMENT: [(&str, &str); 4] = [
+const ENVIRONMENT: [(&str, &str); 6] = [
+    ("CORELOG_JOURNAL_FILE_BYTES", "8388608"),
+    ("CORELOG_JOURNAL_FIRST_FILE_BYTES", "4194304"),
     ("CORELOG_NETWORK_REQUEST_MEMORY_BYTES", "33554432"),
     ("CORELOG_NETWORK_RESPONSE_MEMORY_BYTES", "33554432"),
     ("CORELOG_MEMORY_TAIL_CACHE_BYTES", "16777216"),
     ("CORELOG_LOG_LEVEL", "info"),
 ];
 const SHARDS: usize = 2;
-/// All budgets of both shards. Unflushed records may take half of the journal.
-const BUDGETS_BYTES: usize = SHARDS * (32 + 32 + 16) * MIB;
+/// All budgets of both shards. Records that are not in segments yet take up to half of the journal.
+const BUDGETS_BYTES: usize = SHARDS * (32 + 32 + 16 + 16) * MIB;
 
 fn on_disk() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
@@ -78,7 +80,7 @@ impl GoodClient {
     fn goes_on(&self) {
         let (before, began) = (self.rounds.load(Ordering::Relaxed), Instant::now());
         while self.rounds.load(Ordering::Relaxed) < before + 40 {
-            assert!(began.elapsed() < PATIENCE, "the good client goes on");
+            assert!(began.elapsed() < 2 * WAIT_MAX, "the good client goes on");
             assert!(self.threads.iter().all(|thread| !thread.is_finished()), "the good client was let down");
             thread::sleep(Duration::from_millis(5));
         }
@@ -215,18 +217,11 @@ fn what_is_wrong_with_a_request_is_said_and_its_connection_goes_on() {
     let mut scene = Scene::start();
     let mut client = scene.node.connect();
     // A version of Fetch that nobody knows; a JoinGroup, which is not served.
-    for (api, version) in [(1, 99), (11, 0), (0, 99)] {
+    for (api, version) in [(1, 99), (11, 0)] {
         let frame = client.request(api, version, &[0; 60]);
         client.send(&frame);
-        let answer = client.receive();
-        // A produce that wants no acknowledgement has no answer but the end.
-        if api == 0 {
-            assert_eq!(answer, None);
-            client = scene.node.connect();
-        } else {
-            let answer = answer.expect("an answer");
-            assert!(answer.windows(2).any(|code| code == [0, 35]), "UNSUPPORTED_VERSION in {answer:?}");
-        }
+        let answer = client.receive().expect("an answer");
+        assert!(answer.windows(2).any(|code| code == [0, 35]), "UNSUPPORTED_VERSION in {answer:?}");
     }
     let good = batch_of(b"value");
     let mut flipped = good.clone();

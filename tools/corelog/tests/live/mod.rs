@@ -13,7 +13,7 @@ use corelog_protocol::produce::{ProducePartition, ProduceRequest, ProduceRespons
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_corelog");
 /// Whatever takes longer hangs.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const PRODUCE_VERSION: i16 = 9;
 pub const FETCH_VERSION: i16 = 12;
 
