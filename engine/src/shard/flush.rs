@@ -13,6 +13,7 @@ use corelog_runtime::time;
 use super::{PartitionCell, Shard};
 use crate::journal::JournalFull;
 use crate::log::{LogError, Roll};
+use crate::partition::tail::TailBatch;
 
 /// Flushes that may go on at a time: enough to keep the device busy while one of them syncs.
 pub(super) const WORKERS: usize = 2;
@@ -61,6 +62,10 @@ impl Shard {
         let is_full = result.as_ref().is_err_and(LogError::is_disk_full);
         if self.segments_full.replace(is_full) != is_full {
             tracing::warn!(shard = self.index, is_full, "space for segments changed");
+            if !is_full {
+                // That was a part of it.
+                self.want_flush(Rc::clone(cell));
+            }
             self.retry_parked();
         }
         result
@@ -83,12 +88,18 @@ impl Shard {
         let (log, batches) = {
             let partition = cell.borrow();
             let acknowledged = partition.high_watermark();
-            let batches: Vec<_> = partition
-                .tail()
-                .unflushed()
-                .take_while(|batch| batch.next <= acknowledged)
-                .map(|batch| batch.bytes.clone())
-                .collect();
+            // A flush counts as a whole: on a nearly full disk all of a tail may never fit.
+            let mut room = match self.segments_full.get() {
+                true => self.options.flush_chunk_bytes,
+                false => usize::MAX,
+            };
+            let fits = |batch: &&TailBatch| {
+                let is_next = batch.next <= acknowledged && room > 0;
+                room = room.saturating_sub(batch.bytes.len());
+                is_next
+            };
+            let batches: Vec<_> =
+                partition.tail().unflushed().take_while(fits).map(|batch| batch.bytes.clone()).collect();
             (Rc::clone(partition.log()), batches)
         };
         if batches.is_empty() || cell.borrow().offline().is_some() {

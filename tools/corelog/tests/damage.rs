@@ -256,10 +256,18 @@ fn fill(client: &mut Raw, topic: &str, mut number: i64, size: usize) -> i64 {
     number
 }
 
-fn resumes(client: &mut Raw, topic: &str, number: i64, size: usize) {
+fn resumes(node: &Node, client: &mut Raw, topic: &str, number: i64, size: usize) {
     let began = Instant::now();
-    while client.produce(topic, 0, &batch_of(&value_of(topic, number, size))).unwrap() != (0, number) {
-        assert!(began.elapsed() < PATIENCE, "produces go on when there is space again");
+    loop {
+        let produced = client.produce(topic, 0, &batch_of(&value_of(topic, number, size)));
+        match produced.unwrap_or_else(|| panic!("the node has ended: {}", node.log())) {
+            (0, offset) => {
+                assert_eq!(offset, number, "what was refused was not appended");
+                break;
+            }
+            (code, _) => assert_eq!(code, STORAGE_ERROR),
+        }
+        assert!(began.elapsed() < PATIENCE, "produces go on when there is space again: {}", node.log());
         std::thread::sleep(Duration::from_millis(100));
     }
     println!("produces went on {:?} after there was space again", began.elapsed());
@@ -275,6 +283,7 @@ fn a_full_file_system_refuses_produces_and_nothing_else() {
         ("CORELOG_JOURNAL_FILE_BYTES", "8388608"),
         ("CORELOG_JOURNAL_FIRST_FILE_BYTES", "4194304"),
         ("CORELOG_MEMORY_TAIL_CACHE_BYTES", "4194304"),
+
     ];
     let node = Node::start(&mounted.at, &environment);
     node.create("spare", 1);
@@ -288,7 +297,7 @@ fn a_full_file_system_refuses_produces_and_nothing_else() {
     }
     let deleted = node.run(&["topic", "delete", "spare"]);
     assert!(deleted.status.success(), "{deleted:?}");
-    resumes(&mut client, "log", full, SIZE);
+    resumes(&node, &mut client, "log", full, SIZE);
 
     // Something else takes the space, and gives it back.
     let ballast = mounted.at.join("ballast");
@@ -298,8 +307,9 @@ fn a_full_file_system_refuses_produces_and_nothing_else() {
     for offset in 0..again {
         assert_eq!(read(&mut client, "log", 0, offset, SIZE), Ok(()), "fetches go on");
     }
+    println!("ballast of {} bytes, {again} records", fs::metadata(&ballast).unwrap().len());
     fs::remove_file(&ballast).unwrap();
-    resumes(&mut client, "log", again, SIZE);
+    resumes(&node, &mut client, "log", again, SIZE);
     for offset in 0..=again {
         assert_eq!(read(&mut client, "log", 0, offset, SIZE), Ok(()));
     }
