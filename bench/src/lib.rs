@@ -7,7 +7,6 @@
 //! | [`result`] | what a run leaves behind: the report, histogram logs, percentile files |
 //! | [`hist`] | histograms from files: percentiles, drawings in a terminal, a page |
 //! | [`suite`] | several runs against one broker, and their report |
-//! | [`sink`] | a broker that only acknowledges, to measure and to test load generators |
 //! | [`node`] | a node as a child process |
 //! | [`cores`] | which cores the node and the generator get |
 //! | [`process`] | what a process uses: CPU, memory |

@@ -151,14 +151,14 @@ pub struct Plan {
     pub warm_up_s: f64,
     /// How long it is measured, in seconds.
     pub duration_s: f64,
-    /// It ends after so many records, whatever its duration.
+    /// It ends after so many records over all producers, warm-up included, whatever its duration.
     pub records: Option<u64>,
     /// Consumers start so many seconds after the producers, and read the backlog while the tail
     /// goes on.
     pub catch_up_s: f64,
     /// Whether every record carries a sequence number and a checksum, and is checked when read.
     pub verify: bool,
-    /// Largest reply to a fetch, in bytes.
+    /// Most that a fetch asks of each partition, in bytes.
     pub fetch_bytes: i32,
     /// How long a fetch may wait for records, in ms.
     pub fetch_wait_ms: i32,

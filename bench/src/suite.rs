@@ -16,7 +16,7 @@ use crate::load::sweep::{StepResult, Sweep, SweepSpec};
 use crate::node::{Node, NodeSpec};
 use crate::plan::{Plan, Rate};
 use crate::result::machine::{describe_machine, describe_storage};
-use crate::result::report::{Broker, FORMAT, Knee, Metric, Report, Run};
+use crate::result::report::{Broker, FORMAT, Knee, Machine, Metric, Report, Run};
 
 /// What is driven.
 #[derive(Debug, Clone)]
@@ -83,10 +83,35 @@ pub fn run(scenario: &Scenario, options: &SuiteOptions, watch: &mut dyn Watch) -
     let machine = describe_machine();
     let driven = Driven::begin(&options.target)?;
     pin_this_thread(&options.cores)?;
-    let mut series = Series { options, driven: &driven, watch, runs: Vec::new(), interrupted: false };
-    let knee = series.all(scenario)?;
-    let Series { runs, interrupted, .. } = series;
-    let report = Report {
+    let mut series =
+        Series { options, driven: &driven, watch, runs: Vec::new(), knee: None, interrupted: false };
+    let failure = series.all(scenario).err();
+    let Series { runs, knee, interrupted, .. } = series;
+    if let Some(error) = failure {
+        let done = runs.len();
+        if done == 0 && knee.is_none() {
+            return Err(error);
+        }
+        // What was measured before is not lost with what failed.
+        let path = write(&report(scenario, options, &driven, machine, started, runs, knee)?, &options.out)?;
+        return Err(error.context(format!("after {done} steps, which are in {}", path.display())));
+    }
+    let report = report(scenario, options, &driven, machine, started, runs, knee)?;
+    driven.end()?;
+    let path = write(&report, &options.out)?;
+    Ok(Outcome { report, path, interrupted })
+}
+
+fn report(
+    scenario: &Scenario,
+    options: &SuiteOptions,
+    driven: &Driven,
+    machine: Machine,
+    started: String,
+    runs: Vec<Run>,
+    knee: Option<Knee>,
+) -> Result<Report> {
+    Ok(Report {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision: options.revision.clone(),
@@ -97,12 +122,14 @@ pub fn run(scenario: &Scenario, options: &SuiteOptions, watch: &mut dyn Watch) -
         broker: driven.describe(scenario)?,
         runs,
         knee,
-    };
-    driven.end()?;
-    let path = options.out.join("report.json");
-    let json = serde_json::to_vec_pretty(&report).context("the report")?;
+    })
+}
+
+fn write(report: &Report, out: &Path) -> Result<PathBuf> {
+    let path = out.join("report.json");
+    let json = serde_json::to_vec_pretty(report).context("the report")?;
     fs::write(&path, json).with_context(|| format!("{} cannot be written", path.display()))?;
-    Ok(Outcome { report, path, interrupted })
+    Ok(path)
 }
 
 /// The thread that watches shares the generator's cores, not the broker's.
@@ -194,29 +221,33 @@ struct Series<'a> {
     driven: &'a Driven,
     watch: &'a mut dyn Watch,
     runs: Vec<Run>,
+    knee: Option<Knee>,
     interrupted: bool,
 }
 
 impl Series<'_> {
-    fn all(&mut self, scenario: &Scenario) -> Result<Option<Knee>> {
-        let knee = match &scenario.sweep {
-            Some(spec) => self.sweep(&scenario.plan, *spec)?,
-            None => None,
-        };
+    fn all(&mut self, scenario: &Scenario) -> Result<()> {
+        if let Some(spec) = &scenario.sweep {
+            self.knee = self.sweep(&scenario.plan, *spec)?;
+        }
         for step in &scenario.steps {
             if self.interrupted {
                 break;
             }
             let mut plan = step.plan.clone();
             if let Some(Rate::ShareOfKnee(share)) = plan.rate {
-                let knee = knee.as_ref().context("a share of the knee needs a sweep that finds one")?;
+                let knee = self.knee.as_ref().context("a share of the knee needs a sweep that finds one")?;
                 plan.rate = Some(Rate::PerSecond(knee.records_per_s * share));
             }
-            let done = self.one(&step.name, &plan, &self.options.out)?;
+            let done = self.one(&step.name, &plan, &self.options.out).map_err(|error| {
+                // The one step of a plain run goes without saying.
+                let is_one_of_many = scenario.steps.len() > 1 || scenario.sweep.is_some();
+                if is_one_of_many { error.context(format!("step '{}'", step.name)) } else { error }
+            })?;
             self.watch.done(&done);
             self.runs.push(done.run);
         }
-        Ok(knee)
+        Ok(())
     }
 
     fn one(&mut self, name: &str, plan: &Plan, out: &Path) -> Result<Done> {
@@ -248,6 +279,10 @@ impl Series<'_> {
             }
             let has_held = sweep.observe(rate, &step_result(&done));
             self.watch.tried(&done.run, has_held);
+            if done.run.is_broken() {
+                // A rate says nothing about a broker that loses records: the report does.
+                self.runs.push(done.run);
+            }
         }
         match sweep.knee() {
             Some(knee) => Ok(Some(knee)),

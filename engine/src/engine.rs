@@ -17,6 +17,7 @@ use std::sync::Arc;
 use corelog_protocol::error::ErrorCode;
 use corelog_runtime::mesh::Mesh;
 use corelog_runtime::net::Accepted;
+use corelog_runtime::time::Instant;
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, join_all};
 use tokio::sync::oneshot;
@@ -161,10 +162,14 @@ impl Engine {
             if owner == self.shard() {
                 return self.local().produce(acks, parts).boxed_local();
             }
+            let (sent, shard) = (Instant::now(), Rc::clone(self.local()));
             let call = self.inner.mesh.call(owner, ShardRequest::Produce(acks, parts));
             async move {
                 match call.await {
-                    Ok(ShardReply::Produced(outcomes)) => outcomes,
+                    Ok(ShardReply::Produced(outcomes, work)) => {
+                        shard.stages().forward.record_since(sent + work);
+                        outcomes
+                    }
                     Ok(_) | Err(_) => Vec::new(),
                 }
             }
@@ -282,15 +287,25 @@ impl Engine {
         }
     }
 
-    /// The numbers of every shard.
+    /// This shard's numbers.
+    fn own_stats(&self) -> ShardStats {
+        let others = (0..self.shards()).filter(|shard| *shard != self.shard());
+        let mesh_queued = others.map(|shard| self.inner.mesh.queued(shard)).sum();
+        ShardStats { mesh_queued, ..self.local().stats() }
+    }
+
+    /// The numbers of every shard that answers, in the order of shards.
     pub async fn stats(&self) -> Vec<ShardStats> {
-        let calls = (0..self.shards()).map(|shard| self.inner.mesh.call(shard, ShardRequest::Stats));
-        let replies = join_all(calls).await;
-        let stats = |reply| match reply {
+        // First its own: asking the others leaves messages in the queues that it tells of.
+        let mut all = vec![self.own_stats()];
+        let others = (0..self.shards()).filter(|shard| *shard != self.shard());
+        let calls = others.map(|shard| self.inner.mesh.call(shard, ShardRequest::Stats));
+        all.extend(join_all(calls).await.into_iter().filter_map(|reply| match reply {
             Ok(ShardReply::Stats(stats)) => Some(*stats),
             Ok(_) | Err(_) => None,
-        };
-        replies.into_iter().filter_map(stats).collect()
+        }));
+        all.sort_by_key(|stats| stats.shard);
+        all
     }
 
     /// Gives an accepted connection to another shard.

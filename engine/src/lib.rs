@@ -12,6 +12,7 @@ pub mod level;
 pub mod log;
 pub mod messages;
 pub mod meta;
+pub mod metric;
 pub mod node_dir;
 pub mod partition;
 pub mod planted;

@@ -3,6 +3,7 @@
 //! Plain data that is `Send`; a record batch crosses as the same `Bytes`, never as a copy.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use corelog_runtime::net::Accepted;
 
@@ -80,10 +81,10 @@ pub enum ShardReply {
     Done,
     /// The request could not be carried out.
     Failed(String),
-    /// One outcome per batch.
-    Produced(Vec<ProduceOutcome>),
-    /// One outcome per partition.
-    Read(Vec<FetchOutcome>),
+    /// One outcome per batch, and how long this shard took for it.
+    Produced(Vec<ProduceOutcome>, Duration),
+    /// One outcome per partition, and how long this shard took for it.
+    Read(Vec<FetchOutcome>, Duration),
     /// One per partition.
     Offsets(Vec<Result<FoundOffset, PartitionError>>),
     /// One per partition.

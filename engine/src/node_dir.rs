@@ -18,8 +18,10 @@ use crate::types::TopicPartition;
 /// The newest format that this program writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
 
-const FORMAT_FILE: &str = "format";
-const LAYOUT_FILE: &str = "layout";
+/// Holds the format, see [`format_version`].
+pub const FORMAT_FILE: &str = "format";
+/// Names the journals, a line each, in the order of the shards.
+pub const LAYOUT_FILE: &str = "layout";
 
 /// No machine has as many cores.
 const SHARDS_MAX: usize = 1 << 16;
@@ -188,6 +190,11 @@ pub async fn remove_unlisted_journals(data_dir: &Path, listed: &[u64]) -> Result
     fs::sync_dir(&journals).await.map_err(io_at(&journals))
 }
 
+/// The version that the content of [`FORMAT_FILE`] names, unless it is not ours.
+pub fn format_version(content: &[u8]) -> Option<u32> {
+    std::str::from_utf8(content).ok()?.trim().strip_prefix("corelog ")?.parse().ok()
+}
+
 async fn check_format(data_dir: &Path) -> Result<(), NodeDirError> {
     let path = data_dir.join(FORMAT_FILE);
     for dir in [data_dir.join("journal"), data_dir.join("topics")] {
@@ -203,9 +210,7 @@ async fn check_format(data_dir: &Path) -> Result<(), NodeDirError> {
         return fs::write_small_atomic(&path, text.as_bytes()).await.map_err(io_at(&path));
     }
     let bytes = fs::read_small(&path).await.map_err(io_at(&path))?;
-    let text = String::from_utf8_lossy(&bytes);
-    let found = text.trim().strip_prefix("corelog ").and_then(|version| version.parse::<u32>().ok());
-    match found {
+    match format_version(&bytes) {
         Some(found) if found > FORMAT_VERSION => {
             Err(NodeDirError::NewerFormat { path: data_dir.to_owned(), found })
         }
@@ -260,7 +265,10 @@ mod tests {
     fn a_layout_comes_back() {
         for journals in [vec![1], vec![3, 1, 2], vec![u64::MAX - 1]] {
             let text = layout_text(&journals);
-            let by_hand = text.lines().filter(|line| line.starts_with("journal")).fold(String::new(), |text, line| text + line + "\n");
+            let by_hand = text
+                .lines()
+                .filter(|line| line.starts_with("journal"))
+                .fold(String::new(), |text, line| text + line + "\n");
             for (text, is_checked) in [(&text, true), (&by_hand, false)] {
                 let layout = Layout { journals: journals.clone(), is_checked };
                 assert_eq!(parse_layout(text.as_bytes()), Ok(layout));

@@ -482,16 +482,17 @@ mod tests {
                 1 => Just(EntryKind::DeletePartition),
             ];
             let mutations = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..2);
-            let entry = (kind, -1..14_i64, payload(), mutations).prop_map(|(kind, base, payload, mutations)| {
-                let mut payload = payload.to_vec();
-                for (at, value) in &mutations {
-                    if !payload.is_empty() {
-                        let at = at.index(payload.len());
-                        payload[at] = *value;
+            let entry =
+                (kind, -1..14_i64, payload(), mutations).prop_map(|(kind, base, payload, mutations)| {
+                    let mut payload = payload.to_vec();
+                    for (at, value) in &mutations {
+                        if !payload.is_empty() {
+                            let at = at.index(payload.len());
+                            payload[at] = *value;
+                        }
                     }
-                }
-                entry(kind, base, payload.into())
-            });
+                    entry(kind, base, payload.into())
+                });
             prop::collection::vec(entry, 0..12)
         }
 

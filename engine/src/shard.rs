@@ -10,6 +10,7 @@ mod fetch;
 mod flush;
 mod produce;
 mod reclaim;
+mod stages;
 pub mod start;
 mod stats;
 
@@ -27,7 +28,9 @@ use tokio::sync::Notify;
 
 use self::acks::AckQueue;
 pub use self::fetch::Watch;
-pub use self::stats::ShardStats;
+use self::stages::Stages;
+pub use self::stages::{ProducedStats, ReadStats, StageStats};
+pub use self::stats::{MemoryUse, ShardStats};
 use crate::api::PartitionError;
 use crate::journal::{Entry, EntryKind, Journal, JournalError};
 use crate::log::{FileCache, FileCacheOptions};
@@ -82,6 +85,7 @@ pub struct Shard {
     acks: AckQueue,
     parked: RefCell<VecDeque<produce::Parked>>,
     scratch: RefCell<Scratch>,
+    stages: Stages,
     tail_bytes: Cell<usize>,
     unflushed_bytes: Cell<usize>,
     /// One element per batch that is in segments and still in memory, oldest first.
@@ -143,6 +147,7 @@ impl Shard {
             acks: AckQueue::default(),
             parked: RefCell::default(),
             scratch: RefCell::default(),
+            stages: Stages::new(),
             tail_bytes: Cell::new(0),
             unflushed_bytes: Cell::new(0),
             evictable: RefCell::default(),
@@ -189,6 +194,11 @@ impl Shard {
     /// The shard's journal.
     pub fn journal(&self) -> &Journal {
         &self.journal
+    }
+
+    /// What is measured on this shard.
+    pub(crate) fn stages(&self) -> &Stages {
+        &self.stages
     }
 
     pub(crate) fn partition(&self, target: &TopicPartition) -> Result<PartitionCell, PartitionError> {

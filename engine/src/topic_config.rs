@@ -909,13 +909,16 @@ mod tests {
     /// A client could end the node with a topic whose max.message.bytes is "-0".
     #[test]
     fn every_name_takes_every_spelling_of_a_number_that_passes_its_check() {
-        let spellings = ["-0", "+1", "00", " 5 ", "+2147483647", "1e3", "NaN", "inf", "-inf", "", "-1", "0x1"];
+        let spellings =
+            ["-0", "+1", "00", " 5 ", "+2147483647", "1e3", "NaN", "inf", "-inf", "", "-1", "0x1"];
         for descriptor in DESCRIPTORS {
             for value in spellings {
-                let _ = TopicConfig::from_overrides(&set(&[(descriptor.name, value)]), &NodeDefaults::default());
+                let _ =
+                    TopicConfig::from_overrides(&set(&[(descriptor.name, value)]), &NodeDefaults::default());
             }
         }
-        let zero = TopicConfig::from_overrides(&set(&[("max.message.bytes", "-0")]), &NodeDefaults::default());
+        let zero =
+            TopicConfig::from_overrides(&set(&[("max.message.bytes", "-0")]), &NodeDefaults::default());
         assert_eq!(zero.unwrap().max_message_bytes, 0);
     }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use corelog_engine::api::{Acks, FetchPart, FetchSpec, NewTopic, ProducePart};
 use corelog_engine::engine::{Engine, EngineOptions};
-use corelog_engine::journal::dump::{self, Detail};
 use corelog_engine::journal::JournalOptions;
+use corelog_engine::journal::dump::{self, Detail};
 use corelog_engine::log::verify::{SegmentScan, segments};
 use corelog_engine::messages::{ShardReply, ShardRequest};
 use corelog_engine::meta::MetaOptions;
@@ -121,8 +121,12 @@ async fn read(engine: &Engine, acknowledged: &Acknowledged) -> usize {
     let mut served = 0;
     for (target, values) in acknowledged {
         for offset in values.keys() {
-            let part =
-                FetchPart { target: *target, offset: Offset(*offset), max_bytes: 1, current_leader_epoch: None };
+            let part = FetchPart {
+                target: *target,
+                offset: Offset(*offset),
+                max_bytes: 1,
+                current_leader_epoch: None,
+            };
             let spec = FetchSpec {
                 parts: vec![part],
                 max_bytes: 1,
@@ -219,8 +223,11 @@ async fn look_offline(files: &[PathBuf]) {
             dump::read_dir(&dir, Detail { entries: true, stale: true }, |_| {}).await.unwrap();
         }
     }
-    let dirs: std::collections::BTreeSet<_> =
-        files.iter().filter(|path| path.starts_with("/data/topics")).filter_map(|path| path.parent()).collect();
+    let dirs: std::collections::BTreeSet<_> = files
+        .iter()
+        .filter(|path| path.starts_with("/data/topics"))
+        .filter_map(|path| path.parent())
+        .collect();
     for dir in dirs {
         for found in segments(dir, None, None).await.unwrap() {
             let Ok(mut scan) = SegmentScan::open(&found).await else { continue };

@@ -173,8 +173,10 @@ async fn check(engine: &Engine, target: TopicPartition, promised: &Promised, fro
             next = offset + 1;
         }
     }
-    let wanted: BTreeMap<_, _> = promised.0.range(from..).map(|(offset, number)| (*offset, *number)).collect();
-    let missing: Vec<_> = wanted.iter().filter(|(offset, number)| found.get(*offset) != Some(*number)).collect();
+    let wanted: BTreeMap<_, _> =
+        promised.0.range(from..).map(|(offset, number)| (*offset, *number)).collect();
+    let missing: Vec<_> =
+        wanted.iter().filter(|(offset, number)| found.get(*offset) != Some(*number)).collect();
     assert!(missing.is_empty(), "{target}: {missing:?} of {} records are not there", wanted.len());
 }
 
@@ -359,7 +361,8 @@ fn a_failing_journal(on: FaultOn, shard: usize) {
 /// partition is as offline as the old ones.
 async fn a_new_topic_is_refused_too(engine: &Engine, fenced: usize) {
     if fenced == 0 {
-        let new = NewTopic { name: "new".to_owned(), partitions: 1, replication_factor: 1, ..NewTopic::default() };
+        let new =
+            NewTopic { name: "new".to_owned(), partitions: 1, replication_factor: 1, ..NewTopic::default() };
         let created = time::timeout(10 * SECOND, engine.create_topics(vec![new], false)).await;
         let refused = created.expect("metadata answers").pop().unwrap();
         assert!(refused.is_err());
@@ -396,9 +399,10 @@ fn a_node_that_cannot_start_ends_on_every_shard() {
             corelog_runtime::fs::create_dir_all("/data").await.unwrap();
             corelog_runtime::fs::write_small_atomic("/data/layout", b"garbage").await.unwrap();
         });
-        let exit = sim.start_node(NODE, shards, |context: ShardContext<ShardRequest, ShardReply>| async move {
-            Engine::start(context.mesh, options()).await.map(drop).map_err(|error| error.to_string())
-        });
+        let exit =
+            sim.start_node(NODE, shards, |context: ShardContext<ShardRequest, ShardReply>| async move {
+                Engine::start(context.mesh, options()).await.map(drop).map_err(|error| error.to_string())
+            });
         let exit = sim.run_until(async move { time::timeout(60 * SECOND, exit).await });
         let error = exit.expect("it ends").unwrap_err();
         assert!(error.contains("layout") || error.contains("shard 0 says why"), "{error}");

@@ -10,6 +10,8 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::Notify;
 
@@ -28,7 +30,8 @@ pub(crate) struct ResponseBudget {
 
 #[derive(Default)]
 struct Outstanding {
-    bytes: Cell<usize>,
+    /// Written by the shard only; others may look.
+    bytes: Arc<AtomicUsize>,
     /// Requests that wait for room.
     waiting: Cell<usize>,
     sent: Notify,
@@ -61,14 +64,14 @@ impl ResponseBudget {
         Self { limit_bytes, outstanding: Rc::default() }
     }
 
-    /// Bytes on their way out.
-    pub(crate) fn outstanding_bytes(&self) -> usize {
-        self.outstanding.bytes.get()
+    /// Bytes on their way out, for any shard to look at.
+    pub(crate) fn outstanding(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.outstanding.bytes)
     }
 
     /// Whether somebody waits for room that there is not.
     pub(crate) fn is_short(&self) -> bool {
-        self.outstanding.waiting.get() > 0 && self.outstanding.bytes.get() >= self.limit_bytes
+        self.outstanding.waiting.get() > 0 && self.outstanding.bytes.load(Relaxed) >= self.limit_bytes
     }
 
     /// Reserves what an answer of up to `wanted_bytes` may bring, which may be less; waits while
@@ -86,7 +89,7 @@ impl ResponseBudget {
     }
 
     fn granted(&self, wanted_bytes: usize) -> Option<usize> {
-        let left = self.limit_bytes.saturating_sub(self.outstanding.bytes.get());
+        let left = self.limit_bytes.saturating_sub(self.outstanding.bytes.load(Relaxed));
         let in_pieces = self.limit_bytes / PIECES_SHARE;
         let share = left.saturating_sub(in_pieces) / LEFT_SHARE;
         (left > 0).then(|| wanted_bytes.min(share.max(PIECE_BYTES)))
@@ -95,7 +98,7 @@ impl ResponseBudget {
     /// Counts bytes.
     pub(crate) fn charge(&self, bytes: usize) -> Charge {
         let outstanding = Rc::clone(&self.outstanding);
-        outstanding.bytes.set(outstanding.bytes.get() + bytes);
+        outstanding.bytes.store(outstanding.bytes.load(Relaxed) + bytes, Relaxed);
         Charge { bytes, outstanding }
     }
 }
@@ -108,8 +111,9 @@ impl Charge {
 
     /// Counts what there is in place of what was reserved.
     pub(crate) fn settle(&mut self, bytes: usize) {
-        let others = self.outstanding.bytes.get().checked_sub(self.bytes);
-        self.outstanding.bytes.set(others.expect("every charge was counted once") + bytes);
+        let others = self.outstanding.bytes.load(Relaxed).checked_sub(self.bytes);
+        let others = others.expect("every charge was counted once");
+        self.outstanding.bytes.store(others + bytes, Relaxed);
         if bytes < self.bytes {
             self.outstanding.sent.notify_waiters();
         }
@@ -151,7 +155,7 @@ mod tests {
         }
         assert!(!budget.is_short());
         drop(first);
-        assert_eq!(budget.outstanding_bytes(), 0);
+        assert_eq!(budget.outstanding().load(Relaxed), 0);
     }
 
     #[test]
@@ -168,7 +172,7 @@ mod tests {
         let budget = ResponseBudget::new(limit);
         let unread: Vec<_> = (0..200).map(|_| reserve(&budget, 8 << 20)).collect();
         assert_eq!(unread[0].bytes(), 8 << 20);
-        assert!(budget.outstanding_bytes() <= limit);
+        assert!(budget.outstanding().load(Relaxed) <= limit);
         assert_eq!(reserve(&budget, 8 << 20).bytes(), PIECE_BYTES);
     }
 
@@ -176,12 +180,12 @@ mod tests {
     fn a_reservation_becomes_what_was_brought() {
         let budget = ResponseBudget::new(LIMIT);
         let mut charge = reserve(&budget, 1000);
-        assert_eq!(budget.outstanding_bytes(), 1000);
+        assert_eq!(budget.outstanding().load(Relaxed), 1000);
         charge.settle(10);
-        assert_eq!(budget.outstanding_bytes(), 10);
+        assert_eq!(budget.outstanding().load(Relaxed), 10);
         charge.settle(5000);
-        assert_eq!(budget.outstanding_bytes(), 5000);
+        assert_eq!(budget.outstanding().load(Relaxed), 5000);
         drop(charge);
-        assert_eq!(budget.outstanding_bytes(), 0);
+        assert_eq!(budget.outstanding().load(Relaxed), 0);
     }
 }

@@ -31,6 +31,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::budget::Charge;
 use crate::dispatch::{self, Dispatched};
 use crate::frame::{Frame, FrameError, FrameReader, Source};
+use crate::metrics::{Answered, ShardCounters};
 use crate::service::Service;
 use crate::signal::Signal;
 
@@ -77,8 +78,15 @@ struct Pending {
     is_started: bool,
     /// `None` when it was not a served API's.
     api: Option<Api>,
+    /// When its last byte was read.
     received: Instant,
     _permit: OwnedSemaphorePermit,
+}
+
+/// A request's answer, and when it was ready.
+struct Done {
+    reply: Reply,
+    answered: Answered,
 }
 
 /// What reader, writer and the server's stop share of a connection.
@@ -95,6 +103,7 @@ pub(crate) struct Conversation {
     /// The writer has ended: answers go nowhere.
     is_broken: Cell<bool>,
     last_traffic: Cell<Instant>,
+    last_read: Cell<Instant>,
     reader: Cell<Option<Waker>>,
     writer: Cell<Option<Waker>>,
 }
@@ -107,6 +116,7 @@ fn wake(waker: &Cell<Option<Waker>>) {
 
 /// Serves a connection until it ends. Returns when nothing of it is left.
 pub(crate) async fn run(service: Rc<Service>, stream: TcpStream, listener: usize) {
+    let now = Instant::now();
     let client = Rc::new(Client {
         listener,
         peer: stream.peer_addr(),
@@ -122,7 +132,8 @@ pub(crate) async fn run(service: Rc<Service>, stream: TcpStream, listener: usize
         unstarted: Cell::new(0),
         is_read: Cell::new(false),
         is_broken: Cell::new(false),
-        last_traffic: Cell::new(Instant::now()),
+        last_traffic: Cell::new(now),
+        last_read: Cell::new(now),
         reader: Cell::default(),
         writer: Cell::default(),
     });
@@ -145,7 +156,9 @@ struct Counted {
 impl Source for Counted {
     async fn read_buf(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         let read = self.read_half.read_buf(buffer).await?;
-        self.conversation.last_traffic.set(Instant::now());
+        let now = Instant::now();
+        self.conversation.last_traffic.set(now);
+        self.conversation.last_read.set(now);
         self.service.counters().received(read);
         Ok(read)
     }
@@ -188,6 +201,7 @@ impl Conversation {
                     break;
                 }
                 Err(error @ (FrameError::Length(..) | FrameError::Slow(_))) => {
+                    service.counters().malformed();
                     if let Some(unsaid) = service.may_complain(&self.client) {
                         tracing::warn!(peer = %self.client.peer, %error, unsaid, "connection closed");
                     }
@@ -217,11 +231,15 @@ impl Conversation {
     }
 
     fn take(&self, service: &Rc<Service>, frame: Frame) {
-        let received = Instant::now();
+        let (received, now) = (self.last_read.get(), Instant::now());
         let may_start = self.unstarted.get() == 0;
         let Dispatched { api, reply, is_started } =
             dispatch::dispatch(service, &self.client, frame.bytes, frame.pinned_bytes, may_start);
         assert!(may_start || !is_started, "a request does not overtake one that has not begun");
+        service.counters().requested(api);
+        if is_started {
+            service.counters().begun(received, now);
+        }
         self.in_flight.set(self.in_flight.get() + 1);
         self.unstarted.set(self.unstarted.get() + usize::from(!is_started));
         let pending = Pending { reply, is_started, api, received, _permit: frame.permit };
@@ -245,20 +263,23 @@ impl Conversation {
     async fn write_replies(&self, service: &Service) -> io::Result<()> {
         let mut head = None;
         let mut out = Out::default();
+        let mut answered = Vec::new();
         loop {
             let first = poll_fn(|cx| self.poll_reply(service, &mut head, cx)).await;
-            let mut goes_on = out.take(first);
+            let mut goes_on = out.take(first, &mut answered, service.counters());
             while goes_on && out.bytes < WRITE_BYTES_MAX {
                 let ready = poll_fn(|cx| Poll::Ready(self.poll_reply(service, &mut head, cx))).await;
                 let Poll::Ready(next) = ready else { break };
-                goes_on = out.take(next);
+                goes_on = out.take(next, &mut answered, service.counters());
             }
             if !out.chunks.is_empty() {
                 self.send(service, &out).await?;
-                self.last_traffic.set(Instant::now());
+                let now = Instant::now();
+                self.last_traffic.set(now);
                 service.counters().sent(out.bytes);
+                service.counters().written(&answered, now);
+                answered.clear();
                 out = Out::default();
-                service.counters().response_bytes(service.responses.outstanding_bytes());
             }
             if !goes_on {
                 return Ok(());
@@ -299,9 +320,12 @@ impl Conversation {
         service: &Service,
         head: &mut Option<Pending>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Reply>> {
+    ) -> Poll<Option<Done>> {
         if head.is_none() {
             *head = self.queue.borrow_mut().pop_front();
+            if let Some(pending) = head.as_ref().filter(|pending| !pending.is_started) {
+                service.counters().begun(pending.received, Instant::now());
+            }
         }
         let Some(pending) = head else {
             if self.is_read.get() {
@@ -311,14 +335,12 @@ impl Conversation {
             return Poll::Pending;
         };
         let Poll::Ready(reply) = pending.reply.as_mut().poll(cx) else { return Poll::Pending };
-        if let Some(api) = pending.api {
-            service.counters().answered(api, pending.received.elapsed());
-        }
+        let answered = Answered { api: pending.api, received: pending.received, ready: Instant::now() };
         self.in_flight.set(self.in_flight.get() - 1);
         self.unstarted.set(self.unstarted.get() - usize::from(!pending.is_started));
         *head = None;
         wake(&self.reader);
-        Poll::Ready(Some(reply))
+        Poll::Ready(Some(Done { reply, answered }))
     }
 
     /// Closes the connection such that the client gets the last answers.
@@ -346,20 +368,25 @@ struct Out {
 
 impl Out {
     /// Adds an answer; false when the connection has to end after it.
-    fn take(&mut self, reply: Option<Reply>) -> bool {
-        match reply {
-            Some(Reply::Frame(frame)) => {
+    fn take(&mut self, done: Option<Done>, answered: &mut Vec<Answered>, counters: &ShardCounters) -> bool {
+        let Some(done) = done else { return false };
+        match done.reply {
+            Reply::Frame(frame) => {
                 self.bytes += frame.len();
                 self.chunks.push(frame);
             }
-            Some(Reply::Chunks(chunks, charge)) => {
+            Reply::Chunks(chunks, charge) => {
                 self.bytes += chunks.iter().map(Bytes::len).sum::<usize>();
                 self.chunks.extend(chunks);
                 self.charges.push(charge);
             }
-            Some(Reply::Silent) => {}
-            Some(Reply::Close) | None => return false,
+            Reply::Silent => {
+                counters.done(&done.answered);
+                return true;
+            }
+            Reply::Close => return false,
         }
+        answered.push(done.answered);
         true
     }
 }

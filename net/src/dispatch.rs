@@ -19,6 +19,7 @@ use crate::connection::{Client, Reply};
 use crate::handlers::{
     api_versions, cluster, configs, coordinator, fetch, metadata, offsets, produce, producer_ids, topics,
 };
+use crate::metrics::ErrorCodes;
 use crate::refusals;
 use crate::service::Service;
 
@@ -64,6 +65,7 @@ pub(crate) fn dispatch(
     if !api.is_served(version) {
         service.counters().refused();
         let response = ProduceResponse::refuse(&request, ErrorCode::UnsupportedVersion);
+        service.counters().errors(api, &response);
         let reply = match request.acks {
             0 => Reply::Close,
             _ => Reply::Frame(response.encode(version, correlation_id).freeze()),
@@ -116,7 +118,9 @@ async fn serve(
             answer(service, header, &metadata::serve(service, client, version, request).await)
         }
         Api::FindCoordinator => answer(service, header, &coordinator::serve(version, decode(header, body)?)),
-        Api::ApiVersions => answer(service, header, &api_versions::serve(client, version, &decode(header, body)?)),
+        Api::ApiVersions => {
+            answer(service, header, &api_versions::serve(client, version, &decode(header, body)?))
+        }
         Api::CreateTopics => {
             let request = decode(header, body)?;
             answer(service, header, &topics::create(service, version, request).await)
@@ -133,7 +137,9 @@ async fn serve(
             let request = decode(header, body)?;
             answer(service, header, &offsets::epoch_ends(service, request).await)
         }
-        Api::DescribeConfigs => answer(service, header, &configs::serve(service, version, &decode(header, body)?)),
+        Api::DescribeConfigs => {
+            answer(service, header, &configs::serve(service, version, &decode(header, body)?))
+        }
         Api::DescribeCluster => {
             let response: DescribeClusterResponse =
                 cluster::describe_cluster(service, client, &decode(header, body)?);
@@ -165,11 +171,12 @@ fn decode<T: Request>(header: &RequestHeader, body: Bytes) -> Result<T, Failure>
     Ok(decode_request(header.version, body)?)
 }
 
-fn answer<T: Encodable + HeaderVersion>(
+fn answer<T: Encodable + HeaderVersion + ErrorCodes>(
     service: &Service,
     header: &RequestHeader,
     response: &T,
 ) -> Result<Reply, Failure> {
+    service.counters().errors(header.api, response);
     let frame = encode_response(header.api, header.version, header.correlation_id, response)?.freeze();
     if frame.len() < CHARGED_BYTES_MIN {
         return Ok(Reply::Frame(frame));
@@ -185,6 +192,7 @@ fn malformed(
     header: &RequestHeader,
     error: &dyn std::fmt::Display,
 ) -> Reply {
+    service.counters().malformed();
     if let Some(unsaid) = service.may_complain(client) {
         let RequestHeader { api, version, .. } = header;
         let peer = client.peer;
@@ -206,6 +214,7 @@ fn refuse(service: &Service, client: &Client, error: &HeaderError, frame: BytesM
             (api_key, api_version, correlation_id)
         }
         HeaderError::Malformed(_) => {
+            service.counters().malformed();
             if let Some(unsaid) = service.may_complain(client) {
                 tracing::warn!(peer = %client.peer, %error, unsaid, "connection closed");
             }

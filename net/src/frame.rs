@@ -96,6 +96,12 @@ impl RequestBudget {
         permit.expect("the budget is never closed")
     }
 
+    /// What frames hold now.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let held = |half: &Semaphore| self.half_bytes.saturating_sub(half.available_permits());
+        held(&self.ordinary) + held(&self.large)
+    }
+
     /// Whether somebody waits for what a frame of this size holds. The semaphore gives what there is
     /// to whoever waits, so nothing is left while somebody does.
     fn is_short(&self, frame_bytes: usize) -> bool {
@@ -178,7 +184,6 @@ impl<S: Source> FrameReader<S> {
         frame.truncate(length);
         Ok(frame)
     }
-
 }
 
 /// Whether less has come than of a frame that has had its share since `began`.

@@ -17,6 +17,7 @@ mod metrics;
 pub mod node;
 pub mod options;
 mod refusals;
+pub mod scrape;
 pub mod server;
 mod service;
 mod sessions;

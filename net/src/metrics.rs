@@ -1,289 +1,253 @@
-//! What the network side counts, and the text in which Prometheus reads it.
+//! What a node tells of itself in the text format of Prometheus.
 //!
-//! Each shard writes its own counters, which any shard may read: they are atomics with one writer,
-//! so that counting costs a load and a store.
+//! The network side's numbers ([`ShardCounters`]) are written by their shard and read from here;
+//! the engine's come as messages. `docs/METRICS.md` lists every metric; a test holds it against
+//! what a node exports.
 
-use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+mod counters;
+mod errors;
+mod names;
+mod text;
 
-use corelog_engine::shard::ShardStats;
-use corelog_protocol::api::Api;
+use corelog_engine::journal::JournalFull;
+use corelog_engine::metric::Snapshot;
+use corelog_engine::shard::{MemoryUse, ProducedStats, ReadStats, ShardStats};
+use corelog_engine::types::Durability;
+use corelog_runtime::process::ProcessUse;
 
-/// A metric as the text format introduces it.
-struct Metric {
-    name: &'static str,
-    kind: &'static str,
-    help: &'static str,
+pub(crate) use self::counters::{Answered, ShardCounters};
+pub(crate) use self::errors::ErrorCodes;
+use self::names::*;
+use self::text::{Text, wide};
+use crate::options::BuildInfo;
+
+/// Everything that is exported, as of one moment.
+pub(crate) struct Scrape<'a> {
+    pub(crate) build: &'a BuildInfo,
+    /// `None` where the operating system does not tell.
+    pub(crate) process: Option<ProcessUse>,
+    /// By shard.
+    pub(crate) counters: &'a [ShardCounters],
+    /// Open connections by shard.
+    pub(crate) connections: &'a [usize],
+    pub(crate) connections_max: usize,
+    /// By shard.
+    pub(crate) memory: &'a [NetMemory],
+    /// Of the shards that answered.
+    pub(crate) stats: &'a [ShardStats],
 }
 
-const fn metric(name: &'static str, kind: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind, help }
+/// What one shard's connections hold.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct NetMemory {
+    /// Frames of requests that are not answered.
+    pub(crate) requests: MemoryUse,
+    /// Fetched batches that are not written to clients.
+    pub(crate) responses: MemoryUse,
 }
 
-const CONNECTIONS: Metric = metric("corelog_net_connections", "gauge", "Open connections of Kafka clients.");
-const CONNECTIONS_TOTAL: Metric =
-    metric("corelog_net_connections_total", "counter", "Connections of Kafka clients ever taken.");
-const CONNECTIONS_REFUSED: Metric = metric(
-    "corelog_net_connections_refused_total",
-    "counter",
-    "Connections closed at once because max.connections was reached.",
-);
-const RECEIVED_BYTES: Metric =
-    metric("corelog_net_received_bytes_total", "counter", "Bytes of requests read from clients.");
-const SENT_BYTES: Metric =
-    metric("corelog_net_sent_bytes_total", "counter", "Bytes of responses written to clients.");
-const REFUSED: Metric = metric(
-    "corelog_net_requests_refused_total",
-    "counter",
-    "Requests for an API or version that is not served.",
-);
-const FETCH_SESSIONS: Metric =
-    metric("corelog_net_fetch_sessions", "gauge", "Incremental fetch sessions that are remembered.");
-const FETCH_SESSION_EVICTIONS: Metric = metric(
-    "corelog_net_fetch_session_evictions_total",
-    "counter",
-    "Incremental fetch sessions that were forgotten for others.",
-);
-const RESPONSE_BYTES: Metric = metric(
-    "corelog_net_response_bytes",
-    "gauge",
-    "Bytes of fetched records that wait to be written to clients.",
-);
-const REQUEST_SECONDS: Metric = metric(
-    "corelog_net_request_duration_seconds",
-    "histogram",
-    "From a request's arrival to its answer being ready, waiting behind earlier requests included.",
-);
-const PARTITIONS: Metric = metric("corelog_engine_partitions", "gauge", "Partitions in service, by shard.");
-const PARTITIONS_OFFLINE: Metric = metric(
-    "corelog_engine_partitions_offline",
-    "gauge",
-    "Partitions that are offline after corruption or an I/O error.",
-);
-const STRAYS: Metric =
-    metric("corelog_engine_partitions_stray", "gauge", "Partitions on disk that no topic claims.");
-const TAIL_BYTES: Metric = metric("corelog_engine_tail_bytes", "gauge", "Records kept in memory, in bytes.");
-const UNFLUSHED_BYTES: Metric =
-    metric("corelog_engine_unflushed_bytes", "gauge", "Records that only the journal holds, in bytes.");
-const JOURNAL_FILES: Metric =
-    metric("corelog_journal_files", "gauge", "Journal files that are still needed.");
-const JOURNAL_QUEUED_BYTES: Metric =
-    metric("corelog_journal_queued_bytes", "gauge", "Appended and not yet written, in bytes.");
-const JOURNAL_ENTRIES: Metric =
-    metric("corelog_journal_entries_total", "counter", "Entries ever appended to the journal.");
-const PRODUCES_PARKED: Metric =
-    metric("corelog_engine_produces_parked", "gauge", "Produces that wait for room in the journal.");
-const SHARD_UP: Metric =
-    metric("corelog_engine_shard_up", "gauge", "1 while the shard serves, 0 after a fault.");
-
-/// Upper bounds of the latency buckets: powers of two microseconds, up to 2^23 (8.4 s).
-const BUCKETS: usize = 24;
-
-/// Requests of one API.
-#[derive(Default)]
-struct Latency {
-    /// `buckets[i]` counts what took at most 2^i µs and more than 2^(i−1) µs; longer ones count
-    /// in `count` only.
-    buckets: [AtomicU64; BUCKETS],
-    count: AtomicU64,
-    sum_us: AtomicU64,
-}
-
-/// One shard's counters.
-#[derive(Default)]
-pub(crate) struct ShardCounters {
-    connections_total: AtomicU64,
-    connections_refused: AtomicU64,
-    received_bytes: AtomicU64,
-    sent_bytes: AtomicU64,
-    refused: AtomicU64,
-    fetch_sessions: AtomicU64,
-    fetch_session_evictions: AtomicU64,
-    response_bytes: AtomicU64,
-    latencies: [Latency; 13],
-}
-
-/// One writer, so that no read-modify-write is needed.
-fn add(counter: &AtomicU64, count: u64) {
-    counter.store(counter.load(Relaxed).wrapping_add(count), Relaxed);
-}
-
-fn add_len(counter: &AtomicU64, len: usize) {
-    add(counter, u64::try_from(len).unwrap_or(u64::MAX));
-}
-
-impl ShardCounters {
-    pub(crate) fn connected(&self) {
-        add(&self.connections_total, 1);
+impl Scrape<'_> {
+    /// All metrics as text.
+    pub(crate) fn text(&self) -> String {
+        let mut text = Text::new();
+        self.process(&mut text);
+        self.connections(&mut text);
+        self.requests(&mut text);
+        self.stages(&mut text);
+        self.memory(&mut text);
+        self.engine(&mut text);
+        self.records(&mut text);
+        self.journal(&mut text);
+        text.into_string()
     }
 
-    pub(crate) fn connection_refused(&self) {
-        add(&self.connections_refused, 1);
+    fn process(&self, text: &mut Text) {
+        let BuildInfo { version, revision } = self.build;
+        text.introduce(&BUILD_INFO);
+        text.sample(&BUILD_INFO, &[("version", version), ("revision", revision)], 1);
+        let Some(process) = &self.process else { return };
+        text.alone(&PROCESS_CPU, process.cpu_s);
+        text.alone(&PROCESS_START, process.started_unix_s);
+        text.alone(&PROCESS_MEMORY, process.resident_bytes);
+        text.alone(&PROCESS_THREADS, process.threads);
+        text.alone(&PROCESS_FILES, process.open_files);
+        text.alone(&PROCESS_FILES_MAX, process.open_files_max);
     }
 
-    pub(crate) fn received(&self, bytes: usize) {
-        add_len(&self.received_bytes, bytes);
+    /// One sample a shard of the network side.
+    fn by_shard(&self, text: &mut Text, metric: &Metric, value: impl Fn(&ShardCounters) -> u64) {
+        text.introduce(metric);
+        for (shard, counters) in self.counters.iter().enumerate() {
+            text.sample(metric, &[("shard", &shard)], value(counters));
+        }
     }
 
-    pub(crate) fn sent(&self, bytes: usize) {
-        add_len(&self.sent_bytes, bytes);
+    fn connections(&self, text: &mut Text) {
+        text.introduce(&CONNECTIONS);
+        for (shard, open) in self.connections.iter().enumerate() {
+            text.sample(&CONNECTIONS, &[("shard", &shard)], open);
+        }
+        text.alone(&CONNECTIONS_LIMIT, self.connections_max);
+        self.by_shard(text, &CONNECTIONS_ACCEPTED, |c| c.connections_accepted.get());
+        self.by_shard(text, &CONNECTIONS_REFUSED, |c| c.connections_refused.get());
+        self.by_shard(text, &RECEIVED_BYTES, |c| c.received_bytes.get());
+        self.by_shard(text, &SENT_BYTES, |c| c.sent_bytes.get());
+        self.by_shard(text, &FETCH_SESSIONS, ShardCounters::open_fetch_sessions);
+        self.by_shard(text, &FETCH_SESSION_EVICTIONS, ShardCounters::fetch_session_evictions);
     }
 
-    pub(crate) fn refused(&self) {
-        add(&self.refused, 1);
+    /// By API, as far as the node was ever asked.
+    fn requests(&self, text: &mut Text) {
+        let counters = self.counters;
+        let is_asked = |index: usize| counters.iter().any(|c| c.api(index).requests.get() > 0);
+        let asked: Vec<_> = ShardCounters::apis().filter(|(index, _)| is_asked(*index)).collect();
+        text.introduce(&REQUESTS);
+        for (index, api) in &asked {
+            for (shard, counters) in self.counters.iter().enumerate() {
+                let requests = counters.api(*index).requests.get();
+                text.sample(&REQUESTS, &[("shard", &shard), ("api", api)], requests);
+            }
+        }
+        text.introduce(&REQUEST_ERRORS);
+        for (index, api) in &asked {
+            for (shard, counters) in self.counters.iter().enumerate() {
+                for (code, count) in counters.api(*index).errors() {
+                    let labels: &[(&str, text::Label<'_>)] =
+                        &[("shard", &shard), ("api", api), ("error", &code.name())];
+                    text.sample(&REQUEST_ERRORS, labels, count);
+                }
+            }
+        }
+        self.by_shard(text, &REQUESTS_REFUSED, |c| c.requests_refused.get());
+        self.by_shard(text, &REQUESTS_MALFORMED, |c| c.requests_malformed.get());
+        text.introduce(&REQUEST_SECONDS);
+        for (index, api) in &asked {
+            for (shard, counters) in self.counters.iter().enumerate() {
+                let labels: &[(&str, text::Label<'_>)] = &[("shard", &shard), ("api", api)];
+                text.histogram(&REQUEST_SECONDS, labels, &counters.api(*index).duration.snapshot());
+            }
+        }
     }
 
-    /// So many sessions there are, and so many had to go for others.
-    pub(crate) fn fetch_sessions(&self, sessions: usize, evictions: u64) {
-        self.fetch_sessions.store(wide(sessions), Relaxed);
-        self.fetch_session_evictions.store(evictions, Relaxed);
-    }
-
-    /// So many bytes are on their way out.
-    pub(crate) fn response_bytes(&self, bytes: usize) {
-        self.response_bytes.store(wide(bytes), Relaxed);
-    }
-
-    /// A request of `api` was answered.
-    pub(crate) fn answered(&self, api: Api, after: Duration) {
-        let Some(latency) = Api::all().position(|known| known == api).and_then(|at| self.latencies.get(at))
-        else {
-            return;
+    /// Of the network side, then of the engine.
+    fn stages(&self, text: &mut Text) {
+        text.introduce(&STAGE_SECONDS);
+        let mut stage = |shard: usize, name: &'static str, times: &Snapshot| {
+            text.histogram(&STAGE_SECONDS, &[("shard", &shard), ("stage", &name)], times);
         };
-        let us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
-        add(&latency.count, 1);
-        add(&latency.sum_us, us);
-        if let Some(bucket) = latency.buckets.get(bucket_of(us)) {
-            add(bucket, 1);
+        for (shard, counters) in self.counters.iter().enumerate() {
+            stage(shard, "queue", &counters.queue.snapshot());
+            stage(shard, "reply", &counters.reply.snapshot());
         }
-    }
-}
-
-/// The first power of two that is not less.
-fn bucket_of(us: u64) -> usize {
-    let power = us.max(1).checked_next_power_of_two();
-    power.map_or(BUCKETS, |power| usize::try_from(power.trailing_zeros()).unwrap_or(BUCKETS))
-}
-
-/// Writes metrics in Prometheus' text format.
-struct Text(String);
-
-impl Text {
-    fn introduce(&mut self, metric: &Metric) {
-        let Metric { name, kind, help } = metric;
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn by_shard<T>(&mut self, metric: &Metric, shards: &[T], value: impl Fn(usize, &T) -> u64) {
-        self.introduce(metric);
-        for (shard, counters) in shards.iter().enumerate() {
-            let _ = writeln!(self.0, "{}{{shard=\"{shard}\"}} {}", metric.name, value(shard, counters));
+        for ShardStats { shard, stages, journal, .. } in self.stats {
+            stage(*shard, "forward", &stages.forward);
+            stage(*shard, "park", &stages.park);
+            stage(*shard, "journal_write", &journal.write);
+            stage(*shard, "journal_sync", &journal.sync);
+            stage(*shard, "segment_read", &stages.segment_read);
+            stage(*shard, "segment_flush", &stages.segment_flush);
         }
     }
 
-    fn by_stats(&mut self, metric: &Metric, stats: &[ShardStats], value: impl Fn(&ShardStats) -> u64) {
-        self.introduce(metric);
-        for stats in stats {
-            let _ = writeln!(self.0, "{}{{shard=\"{}\"}} {}", metric.name, stats.shard, value(stats));
+    fn memory(&self, text: &mut Text) {
+        let mut uses: Vec<(usize, &'static str, MemoryUse)> = Vec::new();
+        for (shard, memory) in self.memory.iter().enumerate() {
+            uses.push((shard, "requests", memory.requests));
+            uses.push((shard, "responses", memory.responses));
         }
-    }
-
-    /// One histogram per API that was ever asked, over all shards.
-    fn latencies(&mut self, shards: &[ShardCounters]) {
-        self.introduce(&REQUEST_SECONDS);
-        let name = REQUEST_SECONDS.name;
-        for (at, api) in Api::all().enumerate() {
-            let sum =
-                |value: &dyn Fn(&Latency) -> u64| shards.iter().map(|s| value(&s.latencies[at])).sum::<u64>();
-            let count = sum(&|latency| latency.count.load(Relaxed));
-            if count == 0 {
-                continue;
+        for stats in self.stats {
+            uses.push((stats.shard, "tail_cache", stats.tail_cache));
+            uses.push((stats.shard, "unflushed", stats.unflushed));
+            uses.push((stats.shard, "journal_queue", stats.journal_queue));
+        }
+        let mut family = |metric: &Metric, value: fn(&MemoryUse) -> usize| {
+            text.introduce(metric);
+            for (shard, purpose, memory) in &uses {
+                text.sample(metric, &[("shard", shard), ("purpose", purpose)], value(memory));
             }
-            let mut below = 0;
-            for bucket in 0..BUCKETS {
-                below += sum(&|latency| latency.buckets[bucket].load(Relaxed));
-                let bound = Duration::from_micros(1 << bucket).as_secs_f64();
-                let _ = writeln!(self.0, "{name}_bucket{{api=\"{api}\",le=\"{bound}\"}} {below}");
+        };
+        family(&MEMORY_BYTES, |memory| memory.bytes);
+        family(&MEMORY_BUDGET_BYTES, |memory| memory.budget_bytes);
+    }
+
+    /// One sample a shard of the engine.
+    fn by_stats(&self, text: &mut Text, metric: &Metric, value: impl Fn(&ShardStats) -> u64) {
+        text.introduce(metric);
+        for stats in self.stats {
+            text.sample(metric, &[("shard", &stats.shard)], value(stats));
+        }
+    }
+
+    fn engine(&self, text: &mut Text) {
+        self.by_stats(text, &SHARD_UP, |s| u64::from(s.fault.is_none()));
+        self.by_stats(text, &PARTITIONS, |s| wide(s.partitions));
+        self.by_stats(text, &PARTITIONS_OFFLINE, |s| wide(s.partitions_offline));
+        self.by_stats(text, &PARTITIONS_STRAY, |s| wide(s.strays));
+        self.by_stats(text, &PRODUCES_PARKED, |s| wide(s.produces_parked));
+        self.by_stats(text, &FLUSH_QUEUE, |s| wide(s.flush_queue));
+        self.by_stats(text, &FLUSHED_BYTES, |s| s.stages.flushed_bytes);
+        self.by_stats(text, &OPEN_FILES, |s| wide(s.open_files));
+        self.by_stats(text, &OPEN_FILES_LIMIT, |s| wide(s.open_files_max));
+        self.by_stats(text, &MESH_QUEUED, |s| wide(s.mesh_queued));
+    }
+
+    /// What was appended and what was read.
+    fn records(&self, text: &mut Text) {
+        let mut produced = |metric: &Metric, value: fn(&ProducedStats) -> u64| {
+            text.introduce(metric);
+            for stats in self.stats {
+                for produced in &stats.stages.produced {
+                    let mode = mode_name(produced.durability);
+                    let labels: &[(&str, text::Label<'_>)] =
+                        &[("shard", &stats.shard), ("durability", &mode)];
+                    text.sample(metric, labels, value(produced));
+                }
             }
-            let _ = writeln!(self.0, "{name}_bucket{{api=\"{api}\",le=\"+Inf\"}} {count}");
-            let total = Duration::from_micros(sum(&|latency| latency.sum_us.load(Relaxed))).as_secs_f64();
-            let _ = writeln!(
-                self.0,
-                "{name}_sum{{api=\"{api}\"}} {total}\n{name}_count{{api=\"{api}\"}} {count}"
-            );
+        };
+        produced(&PRODUCED_BATCHES, |produced| produced.batches);
+        produced(&PRODUCED_RECORDS, |produced| produced.records);
+        produced(&PRODUCED_BYTES, |produced| produced.bytes);
+        let mut fetched = |metric: &Metric, value: fn(&ReadStats) -> u64| {
+            text.introduce(metric);
+            for ShardStats { shard, stages, .. } in self.stats {
+                for (source, reads) in [("memory", &stages.memory), ("segments", &stages.segments)] {
+                    text.sample(metric, &[("shard", shard), ("source", &source)], value(reads));
+                }
+            }
+        };
+        fetched(&FETCHED_BATCHES, |reads| reads.batches);
+        fetched(&FETCHED_BYTES, |reads| reads.bytes);
+        self.by_stats(text, &TAIL_CACHE_HITS, |s| s.stages.memory.reads);
+        self.by_stats(text, &TAIL_CACHE_MISSES, |s| s.stages.segments.reads);
+    }
+
+    fn journal(&self, text: &mut Text) {
+        self.by_stats(text, &JOURNAL_ENTRIES, |s| s.journal.entries);
+        let mut sizes = |metric: &Metric, value: fn(&ShardStats) -> &Snapshot| {
+            text.introduce(metric);
+            for stats in self.stats {
+                text.histogram(metric, &[("shard", &stats.shard)], value(stats));
+            }
+        };
+        sizes(&COMMIT_ENTRIES, |s| &s.journal.commit_entries);
+        sizes(&COMMIT_BYTES, |s| &s.journal.commit_bytes);
+        self.by_stats(text, &JOURNAL_FILES, |s| wide(s.journal.files_in_use));
+        self.by_stats(text, &JOURNAL_FILES_FREE, |s| wide(s.journal.files_free));
+        self.by_stats(text, &JOURNAL_FILES_LIMIT, |s| wide(s.journal.files_max));
+        text.introduce(&JOURNAL_FULL);
+        for stats in self.stats {
+            for (reason, full) in [("disk", JournalFull::Disk), ("files", JournalFull::Files)] {
+                let is_full = u64::from(stats.journal.full == Some(full));
+                text.sample(&JOURNAL_FULL, &[("shard", &stats.shard), ("reason", &reason)], is_full);
+            }
         }
     }
 }
 
-fn wide(value: usize) -> u64 {
-    u64::try_from(value).unwrap_or(u64::MAX)
-}
-
-/// All metrics of the node. `connections` has the open connections by shard.
-pub(crate) fn render(shards: &[ShardCounters], connections: &[usize], stats: &[ShardStats]) -> String {
-    let mut text = Text(String::with_capacity(16 << 10));
-    text.by_shard(&CONNECTIONS, connections, |_, open| wide(*open));
-    text.by_shard(&CONNECTIONS_TOTAL, shards, |_, s| s.connections_total.load(Relaxed));
-    text.by_shard(&CONNECTIONS_REFUSED, shards, |_, s| s.connections_refused.load(Relaxed));
-    text.by_shard(&RECEIVED_BYTES, shards, |_, s| s.received_bytes.load(Relaxed));
-    text.by_shard(&SENT_BYTES, shards, |_, s| s.sent_bytes.load(Relaxed));
-    text.by_shard(&REFUSED, shards, |_, s| s.refused.load(Relaxed));
-    text.by_shard(&FETCH_SESSIONS, shards, |_, s| s.fetch_sessions.load(Relaxed));
-    text.by_shard(&FETCH_SESSION_EVICTIONS, shards, |_, s| s.fetch_session_evictions.load(Relaxed));
-    text.by_shard(&RESPONSE_BYTES, shards, |_, s| s.response_bytes.load(Relaxed));
-    text.latencies(shards);
-    text.by_stats(&SHARD_UP, stats, |s| u64::from(s.fault.is_none()));
-    text.by_stats(&PARTITIONS, stats, |s| wide(s.partitions));
-    text.by_stats(&PARTITIONS_OFFLINE, stats, |s| wide(s.partitions_offline));
-    text.by_stats(&STRAYS, stats, |s| wide(s.strays));
-    text.by_stats(&TAIL_BYTES, stats, |s| wide(s.tail_bytes));
-    text.by_stats(&UNFLUSHED_BYTES, stats, |s| wide(s.unflushed_bytes));
-    text.by_stats(&JOURNAL_FILES, stats, |s| wide(s.journal_files));
-    text.by_stats(&JOURNAL_QUEUED_BYTES, stats, |s| wide(s.journal_queued_bytes));
-    text.by_stats(&JOURNAL_ENTRIES, stats, |s| s.journal_entries);
-    text.by_stats(&PRODUCES_PARKED, stats, |s| wide(s.produces_parked));
-    text.0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_served_api_has_a_histogram() {
-        assert_eq!(ShardCounters::default().latencies.len(), Api::all().len());
-    }
-
-    #[test]
-    fn a_duration_counts_in_the_first_bucket_that_is_not_less() {
-        let cases = [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (1 << 23, 23), ((1 << 23) + 1, 24)];
-        for (us, bucket) in cases {
-            assert_eq!(bucket_of(us), bucket, "{us}");
-        }
-        assert_eq!(bucket_of(u64::MAX), BUCKETS);
-    }
-
-    #[test]
-    fn the_text_has_sums_over_shards_and_cumulative_buckets() {
-        let shards = [ShardCounters::default(), ShardCounters::default()];
-        shards[0].answered(Api::Fetch, Duration::from_micros(3));
-        shards[1].answered(Api::Fetch, Duration::from_micros(100));
-        shards[1].answered(Api::Fetch, Duration::from_secs(100));
-        shards[1].received(10);
-        let text = render(&shards, &[1, 2], &[ShardStats::default()]);
-        for line in [
-            "corelog_net_connections{shard=\"1\"} 2",
-            "corelog_net_received_bytes_total{shard=\"1\"} 10",
-            "corelog_net_request_duration_seconds_bucket{api=\"Fetch\",le=\"0.000004\"} 1",
-            "corelog_net_request_duration_seconds_bucket{api=\"Fetch\",le=\"8.388608\"} 2",
-            "corelog_net_request_duration_seconds_bucket{api=\"Fetch\",le=\"+Inf\"} 3",
-            "corelog_net_request_duration_seconds_count{api=\"Fetch\"} 3",
-            "corelog_engine_shard_up{shard=\"0\"} 1",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
-        }
-        assert!(!text.contains("Produce\""));
+/// The mode as topic configs have it.
+fn mode_name(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Fsync => "fsync",
+        Durability::Write => "write",
     }
 }

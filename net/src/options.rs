@@ -12,6 +12,21 @@ pub struct ListenerOptions {
     pub bind: SocketAddr,
 }
 
+/// Which program this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildInfo {
+    /// Its version.
+    pub version: String,
+    /// The sources that it was built from.
+    pub revision: String,
+}
+
+impl Default for BuildInfo {
+    fn default() -> Self {
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), revision: "unknown".to_owned() }
+    }
+}
+
 /// Limits and behaviour of the network side of one node.
 #[derive(Debug, Clone)]
 pub struct NetOptions {
@@ -42,6 +57,8 @@ pub struct NetOptions {
     /// Read-only broker configs shown by DescribeConfigs besides those that follow from the
     /// fields above: name and value.
     pub shown_configs: Vec<(String, String)>,
+    /// What the metrics say about the program.
+    pub build: BuildInfo,
 }
 
 /// A fetch response carries at most so many bytes of batches, whatever the client asks
@@ -63,6 +80,7 @@ impl Default for NetOptions {
             auto_create_topics: true,
             fetch_session_slots: 1000,
             shown_configs: Vec::new(),
+            build: BuildInfo::default(),
         }
     }
 }

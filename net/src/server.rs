@@ -7,11 +7,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use corelog_engine::engine::Engine;
+use corelog_engine::shard::MemoryUse;
 use corelog_runtime::net::{Accepted, TcpListener};
 use corelog_runtime::task::{self, Class};
 use corelog_runtime::time;
@@ -19,10 +20,12 @@ use futures_util::future::{Either, select};
 use tokio::sync::watch;
 
 use crate::connection;
-use crate::http;
-use crate::metrics::ShardCounters;
+use crate::frame::RequestBudget;
+use crate::http::Http;
+use crate::metrics::{NetMemory, ShardCounters};
 use crate::options::NetOptions;
 use crate::service::Service;
+use crate::signal::Signal;
 
 /// After an error of `accept`, such as no free file descriptor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -64,11 +67,21 @@ pub struct Addresses {
     pub http: Option<SocketAddr>,
 }
 
+/// What tells how much memory a shard's connections hold.
+struct WatchedMemory {
+    /// Bytes of request frames.
+    requests: RequestBudget,
+    /// Bytes of fetched batches on their way out.
+    responses: Arc<AtomicUsize>,
+}
+
 /// What the network sides of one node's shards share. Made once, before the shards.
 pub struct NodeNet {
     counters: Vec<ShardCounters>,
     /// Open connections by shard, those on their way to it included.
     open: Vec<AtomicUsize>,
+    /// By shard, once it serves.
+    memory: Vec<OnceLock<WatchedMemory>>,
     /// Published by shard 0.
     addresses: watch::Sender<Option<Result<Addresses, ServerError>>>,
 }
@@ -79,6 +92,7 @@ impl NodeNet {
         Arc::new(Self {
             counters: std::iter::repeat_with(ShardCounters::default).take(shards).collect(),
             open: std::iter::repeat_with(AtomicUsize::default).take(shards).collect(),
+            memory: std::iter::repeat_with(OnceLock::new).take(shards).collect(),
             addresses: watch::Sender::new(None),
         })
     }
@@ -94,6 +108,27 @@ impl NodeNet {
     /// Open connections by shard.
     pub fn connections(&self) -> Vec<usize> {
         self.open.iter().map(|open| open.load(Relaxed)).collect()
+    }
+
+    /// From now on [`NodeNet::memory`] knows of that shard. Said once by each.
+    pub(crate) fn watch_memory(&self, shard: usize, requests: RequestBudget, responses: Arc<AtomicUsize>) {
+        let first = self.memory[shard].set(WatchedMemory { requests, responses });
+        assert!(first.is_ok(), "a shard begins to serve once");
+    }
+
+    /// What the connections hold, by shard.
+    pub(crate) fn memory(&self, options: &NetOptions) -> Vec<NetMemory> {
+        let (requests_max, responses_max) = (options.request_memory_bytes, options.response_memory_bytes);
+        let shard = |watched: &OnceLock<WatchedMemory>| {
+            let watched = watched.get();
+            let requests = watched.map_or(0, |it| it.requests.held_bytes());
+            let responses = watched.map_or(0, |it| it.responses.load(Relaxed));
+            NetMemory {
+                requests: MemoryUse { bytes: requests, budget_bytes: requests_max },
+                responses: MemoryUse { bytes: responses, budget_bytes: responses_max },
+            }
+        };
+        self.memory.iter().map(shard).collect()
     }
 
     /// Finds a place for a connection that `shard` accepted; `None` when there are too many.
@@ -121,11 +156,12 @@ fn fewest(open: &[usize], own: usize) -> usize {
     }
 }
 
-/// One shard's sockets, which listen but from which nothing is accepted yet.
+/// One shard's sockets, which listen but from which nothing is accepted yet; except for HTTP, where
+/// `/healthz` says that the node is starting.
 pub struct Bound {
     listeners: Vec<TcpListener>,
     /// Shard 0 only.
-    http: Option<TcpListener>,
+    http: Option<Http>,
     addresses: Addresses,
 }
 
@@ -173,7 +209,7 @@ impl Bound {
             listeners: listeners.iter().map(TcpListener::local_addr).collect(),
             http: http.as_ref().map(TcpListener::local_addr),
         };
-        Ok(Self { listeners, http, addresses })
+        Ok(Self { listeners, http: http.map(Http::start), addresses })
     }
 
     /// Where this node listens.
@@ -213,8 +249,11 @@ fn cannot_listen(address: SocketAddr, purpose: &str, error: &io::Error) -> Serve
 }
 
 /// One shard's running network side.
+/// Dropping it ends the HTTP endpoint.
 pub struct Server {
     service: Rc<Service>,
+    /// Shard 0 only.
+    _http: Option<Http>,
 }
 
 impl Server {
@@ -226,15 +265,15 @@ impl Server {
         for (index, listener) in bound.listeners.into_iter().enumerate() {
             task::spawn_in(Class::Serve, accept_all(Rc::clone(&service), listener, index));
         }
-        if let Some(listener) = bound.http {
-            task::spawn_in(Class::Serve, http::serve(Rc::clone(&service), listener));
+        if let Some(http) = &bound.http {
+            http.serve(Rc::clone(&service));
         }
-        Self { service }
+        Self { service, _http: bound.http }
     }
 
     /// Stops accepting, answers what is in flight, and closes all connections. Returns when none
-    /// of this shard's is left.
-    pub async fn stop(self) {
+    /// of this shard's is left. HTTP goes on: `/healthz` says that the node is stopping.
+    pub async fn stop(&self) {
         let service = &self.service;
         service.stopping.switch_on();
         for connection in service.connections.borrow().values() {
@@ -268,7 +307,7 @@ async fn all_ended(service: &Service) {
 
 /// Accepts connections on one listener until the node stops.
 async fn accept_all(service: Rc<Service>, listener: TcpListener, index: usize) {
-    while let Some(accepted) = accept(&service, &listener).await {
+    while let Some(accepted) = accept(&service.stopping, &listener).await {
         let shard = service.engine.shard();
         match service.node.place(shard, service.options.max_connections) {
             Some(to) if to == shard => take(&service, accepted, index),
@@ -281,13 +320,13 @@ async fn accept_all(service: Rc<Service>, listener: TcpListener, index: usize) {
     }
 }
 
-/// The next connection; `None` when the node stops. Errors are not the listener's end: most of
+/// The next connection; `None` once `stop` is on. Errors are not the listener's end: most of
 /// them are the connection's, and a lack of file descriptors passes.
-pub(crate) async fn accept(service: &Service, listener: &TcpListener) -> Option<Accepted> {
+pub(crate) async fn accept(stop: &Signal, listener: &TcpListener) -> Option<Accepted> {
     loop {
         let accepted = {
             let accepting = std::pin::pin!(listener.accept());
-            match select(accepting, std::pin::pin!(service.stopping.wait())).await {
+            match select(accepting, std::pin::pin!(stop.wait())).await {
                 Either::Left((accepted, _)) => accepted,
                 Either::Right(((), _)) => return None,
             }

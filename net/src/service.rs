@@ -44,10 +44,13 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn new(engine: Engine, options: NetOptions, node: Arc<NodeNet>) -> Self {
+        let requests = RequestBudget::new(options.request_memory_bytes);
+        let responses = ResponseBudget::new(options.response_memory_bytes);
+        node.watch_memory(engine.shard(), requests.clone(), responses.outstanding());
         Self {
             sessions: RefCell::new(Sessions::new(options.fetch_session_slots, EVICT_AFTER)),
-            requests: RequestBudget::new(options.request_memory_bytes),
-            responses: ResponseBudget::new(options.response_memory_bytes),
+            requests,
+            responses,
             stopping: Signal::default(),
             connections: RefCell::default(),
             connection_ended: Notify::new(),

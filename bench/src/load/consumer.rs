@@ -5,7 +5,7 @@
 //! soon as a reply was read.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -45,12 +45,20 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A fetch is answered for all partitions of its leader: nothing of it has to be remembered.
 struct Asked;
 
+/// What it asks one leader.
+struct Leader {
+    link: Link<Asked>,
+    version: i16,
+    /// A fetch is under way.
+    is_asked: bool,
+}
+
 struct State {
     /// Where to read on, by place in `parts`.
     positions: Vec<i64>,
     /// By place in `parts`: everything that the broker showed is read.
     at_end: Vec<bool>,
-    links: BTreeMap<i32, (Option<Link<Asked>>, i16)>,
+    leaders: BTreeMap<i32, Leader>,
     verifier: Verifier,
     scratch: Scratch,
     /// Where the next request's list begins, so that no partition starves.
@@ -72,6 +80,10 @@ pub(super) struct Consumer {
     state: RefCell<State>,
     progress_ns: Cell<u64>,
     caught_up: Cell<bool>,
+    /// It looks for the leaders at the moment.
+    is_following: Cell<bool>,
+    /// What breaks now breaks because it is done.
+    is_ended: Cell<bool>,
     wake: Notify,
     this: Weak<Self>,
 }
@@ -90,7 +102,7 @@ impl Consumer {
         let state = State {
             positions: parts.iter().map(|part| starts[*part]).collect(),
             at_end: vec![false; parts.len()],
-            links: BTreeMap::new(),
+            leaders: BTreeMap::new(),
             verifier: Verifier::new(shared.run),
             scratch: Scratch::default(),
             first: 0,
@@ -111,16 +123,21 @@ impl Consumer {
             state: RefCell::new(state),
             progress_ns: Cell::new(0),
             caught_up: Cell::new(false),
+            is_following: Cell::new(false),
+            is_ended: Cell::new(false),
             wake: Notify::new(),
             this: Weak::clone(this),
         });
-        let mut nodes: Vec<_> = consumer.parts.iter().map(|part| routes.leader(*part)).collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        for node in nodes {
+        for node in consumer.nodes() {
             consumer.connect(node).await?;
         }
+        consumer.shared.live.consumers.fetch_add(1, SeqCst);
         Ok(consumer)
+    }
+
+    /// Who leads any of its partitions, as last seen.
+    fn nodes(&self) -> BTreeSet<i32> {
+        self.parts.iter().map(|part| self.routes.leader(*part)).collect()
     }
 
     async fn connect(&self, node: i32) -> Result<()> {
@@ -130,7 +147,7 @@ impl Consumer {
         let stream = self.routes.connect(node).await?;
         let owner: Weak<dyn Owner<Asked>> = self.this.clone();
         let link = Link::new(node, stream, Rc::clone(&self.clock), owner);
-        self.state.borrow_mut().links.insert(node, (Some(link), version));
+        self.state.borrow_mut().leaders.insert(node, Leader { link, version, is_asked: false });
         Ok(())
     }
 
@@ -138,10 +155,7 @@ impl Consumer {
     pub(super) async fn run(self: Rc<Self>) {
         time::sleep_until(self.clock.at(self.shared.phases.consume_ns)).await;
         self.progress_ns.set(self.clock.now_ns());
-        let nodes: Vec<_> = self.state.borrow().links.keys().copied().collect();
-        for node in nodes {
-            self.fetch(node);
-        }
+        self.nodes().into_iter().for_each(|node| self.fetch(node));
         let mut ends = self.shared.ends.subscribe();
         let known = self.until_stopped(async { ends.wait_for(Option::is_some).await.is_ok() }).await;
         if known == Some(true) {
@@ -149,8 +163,9 @@ impl Consumer {
             self.progress_ns.set(self.progress_ns.get().max(self.clock.now_ns()));
             self.read_the_rest().await;
         }
-        let links: Vec<_> = self.state.borrow_mut().links.values_mut().filter_map(|it| it.0.take()).collect();
-        links.iter().for_each(|link| link.close(&Broken::TimedOut));
+        self.is_ended.set(true);
+        let leaders = std::mem::take(&mut self.state.borrow_mut().leaders);
+        leaders.values().for_each(|leader| leader.link.close(&Broken::TimedOut));
         let verifier =
             std::mem::replace(&mut self.state.borrow_mut().verifier, Verifier::new(self.shared.run));
         let mut outcome = self.shared.outcome();
@@ -160,6 +175,7 @@ impl Consumer {
         }
         drop(outcome);
         self.shared.live.consumed_ns.fetch_max(self.progress_ns.get().max(1), SeqCst);
+        self.shared.live.consumers_done.fetch_add(1, SeqCst);
     }
 
     async fn until_stopped<T>(&self, future: impl Future<Output = T>) -> Option<T> {
@@ -197,8 +213,8 @@ impl Consumer {
     /// Asks a leader for everything that it leads.
     fn fetch(&self, node: i32) {
         let mut state = self.state.borrow_mut();
-        let Some((Some(link), version)) = state.links.get(&node) else { return };
-        let (link, version) = (link.clone(), *version);
+        let Some(leader) = state.leaders.get(&node).filter(|leader| !leader.is_asked) else { return };
+        let (link, version) = (leader.link.clone(), leader.version);
         let count = self.parts.len();
         state.first = (state.first + 1) % count.max(1);
         let first = state.first;
@@ -210,6 +226,7 @@ impl Consumer {
             return;
         }
         let request = self.request(&state, &asked, version);
+        state.leaders.get_mut(&node).expect("just looked at").is_asked = true;
         drop(state);
         link.send(Asked, true, |_, id| vec![request.encode(version, id, CLIENT_ID).freeze()]);
     }
@@ -363,27 +380,47 @@ impl Consumer {
             // The first moment of each consumer; the last of them counts.
             if !self.caught_up.replace(true) {
                 self.shared.live.caught_up_ns.fetch_max(now_ns, SeqCst);
+                self.shared.live.consumers_caught_up.fetch_add(1, SeqCst);
             }
         }
     }
 
-    async fn fetch_later(self: Rc<Self>, node: i32) {
+    /// Looks up who leads now after a pause, connects where that is necessary, and reads on. One
+    /// such search at a time.
+    fn follow_leaders(&self) {
+        if self.is_ended.get() || self.is_following.replace(true) {
+            return;
+        }
+        if let Some(this) = self.this.upgrade() {
+            task::spawn(this.follow());
+        }
+    }
+
+    async fn follow(self: Rc<Self>) {
         let this = Rc::downgrade(&self);
         drop(self);
         loop {
             time::sleep(RETRY_PAUSE).await;
             let Some(consumer) = this.upgrade() else { return };
-            if corelog_runtime::shards::stop_signal().is_raised() || consumer.is_over() {
+            let is_stopping = corelog_runtime::shards::stop_signal().is_raised();
+            if is_stopping || consumer.is_ended.get() || consumer.is_over() {
                 return;
             }
             consumer.routes.refresh().await;
-            let is_open = consumer.state.borrow().links.get(&node).is_some_and(|(link, _)| link.is_some());
-            if !is_open && let Err(error) = consumer.connect(node).await {
-                tracing::debug!(%error, node, "reconnecting failed");
-                continue;
+            let is_connected = |node: &i32| consumer.state.borrow().leaders.contains_key(node);
+            for node in consumer.nodes() {
+                if !is_connected(&node)
+                    && let Err(error) = consumer.connect(node).await
+                {
+                    tracing::debug!(%error, node, "reconnecting failed");
+                }
+                consumer.fetch(node);
             }
-            consumer.fetch(node);
-            return;
+            // One may have broken while another was made.
+            if consumer.nodes().iter().all(is_connected) {
+                consumer.is_following.set(false);
+                return;
+            }
         }
     }
 
@@ -408,32 +445,32 @@ fn joined(chunks: &[Bytes]) -> Bytes {
 impl Owner<Asked> for Consumer {
     fn answered(&self, link: &Link<Asked>, _: Sent<Asked>, reply: Bytes) {
         let node = link.node();
-        let version = self.state.borrow().links.get(&node).map_or(VERSION_MIN, |(_, version)| *version);
+        let version = match self.state.borrow_mut().leaders.get_mut(&node) {
+            Some(leader) => {
+                leader.is_asked = false;
+                leader.version
+            }
+            // Taken out when the consumer has ended.
+            None => return,
+        };
         match self.take_reply(reply, version) {
             Ok(true) => self.fetch(node),
-            Ok(false) => {
-                if let Some(this) = self.this.upgrade() {
-                    task::spawn(this.fetch_later(node));
-                }
-            }
+            Ok(false) => self.follow_leaders(),
             Err(error) => self.shared.fail(error),
         }
         self.wake.notify_one();
     }
 
     fn broken(&self, link: &Link<Asked>, _unanswered: Vec<Sent<Asked>>, why: &Broken) {
-        let mut state = self.state.borrow_mut();
-        // Taken out when the consumer has ended.
-        let Some((place @ Some(_), _)) = state.links.get_mut(&link.node()) else { return };
-        *place = None;
-        drop(state);
+        if self.is_ended.get() {
+            return;
+        }
+        self.state.borrow_mut().leaders.remove(&link.node());
         if let Broken::Lost(reason) = why {
             self.shared.blame(format!("fetch: {reason}"));
         }
         let counts = Counts { reconnects: 1, ..Counts::default() };
         self.recorder.count(Side::Consumed, self.clock.now_ns(), &counts);
-        if let Some(this) = self.this.upgrade() {
-            task::spawn(this.fetch_later(link.node()));
-        }
+        self.follow_leaders();
     }
 }

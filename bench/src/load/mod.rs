@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`arrivals`], [`keys`], [`payload`], [`stamp`] | when a record is due, what is in it (pure) |
 //! | [`verify`] | what must have arrived, and what did (pure) |
-//! //! | [`sweep`], [`scenario`] | several runs in a row (pure) |
+//! | [`sweep`], [`scenario`] | several runs in a row (pure) |
 //! | `batch`, `producer` | records into batches into requests |
 //! | `consumer` | fetches, and what they bring |
 //! | `link` | one connection: requests out, replies in, when each was written |

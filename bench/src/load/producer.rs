@@ -2,7 +2,8 @@
 //!
 //! Runs on one executor. In an open loop a record is due at its intended time whatever the broker
 //! does; what cannot be sent then waits in the schedule, and its wait counts. With idempotence a
-//! batch whose connection broke is sent again, in order; otherwise its records are undecided.
+//! batch whose connection broke is sent again, in order, until it is answered or the run ends;
+//! otherwise its records are undecided.
 
 mod replies;
 
@@ -30,7 +31,7 @@ use super::arrivals::Schedule;
 use super::batch::{BatchLimits, ClosedBatch, Identity, OpenBatch, OpenOrder, Take};
 use super::link::{Broken, Link, Owner};
 use super::payload::{Record, Records};
-use super::recorder::Recorder;
+use super::recorder::{Counts, Recorder, Side};
 use super::routes::Routes;
 use super::shared::{Clock, Shared};
 use super::stamp::Stamp;
@@ -96,6 +97,10 @@ pub(super) struct Producer {
     wake: Notify,
     /// The broker kept it from drawing a record when it was due.
     was_held_back: Cell<bool>,
+    /// It looks for the leaders at the moment.
+    is_following: Cell<bool>,
+    /// What breaks now breaks because it is done.
+    is_ended: Cell<bool>,
     this: Weak<Self>,
 }
 
@@ -147,6 +152,8 @@ impl Producer {
             state: RefCell::new(state),
             wake: Notify::new(),
             was_held_back: Cell::new(false),
+            is_following: Cell::new(false),
+            is_ended: Cell::new(false),
             this: Weak::clone(this),
         });
         for node in routes.nodes() {
@@ -548,6 +555,7 @@ impl Producer {
             let due = std::pin::pin!(time::sleep_until(limit));
             select(due, std::pin::pin!(self.wake.notified())).await;
         }
+        self.is_ended.set(true);
         let links: Vec<_> = self.state.borrow().leaders.values().filter_map(|it| it.link.clone()).collect();
         for link in links {
             link.close(&Broken::TimedOut);
@@ -568,9 +576,9 @@ impl Producer {
                 unanswered.extend(batch.close(part, None, &mut 0).ok());
             }
         }
-        for batch in unanswered {
-            state.give_up(&batch);
-        }
+        unanswered.iter().for_each(|batch| state.give_up(batch));
+        let timeouts = unanswered.iter().map(ClosedBatch::records).sum();
+        self.recorder.count(Side::Produced, self.clock.now_ns(), &Counts { timeouts, ..Counts::default() });
     }
 
     /// Records whose time came before `until_ns`, and that never were.
@@ -639,6 +647,35 @@ impl State {
         let leader = self.leader(node);
         let may = leader.link.is_some() && leader.in_flight < in_flight_max;
         may.then(|| leader.again.pop_front())
+    }
+
+    /// Moves what waits for a leader to the one that leads now, in order.
+    fn reroute(&mut self, routes: &Routes) {
+        let has_moved = |node: i32, part: usize| routes.leader(part) != node;
+        let mut moved: Vec<Request> = Vec::new();
+        let mut opened: Vec<usize> = Vec::new();
+        for (node, leader) in &mut self.leaders {
+            for mut request in std::mem::take(&mut leader.again) {
+                moved.extend(request.extract_if(.., |batch| has_moved(*node, batch.part)).map(|it| vec![it]));
+                if !request.is_empty() {
+                    leader.again.push_back(request);
+                }
+            }
+            leader.open.take(|part| match has_moved(*node, part) {
+                true => {
+                    opened.push(part);
+                    Take::Yes
+                }
+                false => Take::No,
+            });
+        }
+        for request in moved {
+            let node = routes.leader(request[0].part);
+            self.leader(node).again.push_back(request);
+        }
+        for part in opened {
+            self.leader(routes.leader(part)).open.push(part);
+        }
     }
 
     /// Its records may be there or not.

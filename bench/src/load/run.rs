@@ -248,7 +248,7 @@ impl<'a> Watcher<'a> {
         if self.reading.is_none() && is_produced && now_ns >= read_from_ns {
             self.reading = Some(self.edge(now_ns)?);
         }
-        if self.consumed.is_none() && live.consumed_ns.load(SeqCst) > 0 && self.is_read() {
+        if self.consumed.is_none() && self.is_read() {
             self.consumed = Some(self.edge(live.consumed_ns.load(SeqCst))?);
         }
         if now_ns / NS_PER_S > self.seconds {
@@ -258,8 +258,11 @@ impl<'a> Watcher<'a> {
         Ok(())
     }
 
+    /// Whether every consumer is done.
     fn is_read(&self) -> bool {
-        self.shared.outcome().verifiers.len() == self.shared.plan.groups
+        let live = &self.shared.live;
+        let done = live.consumers_done.load(SeqCst);
+        done > 0 && done == live.consumers.load(SeqCst)
     }
 
     /// Takes what was measured up to this second.
@@ -355,7 +358,7 @@ impl<'a> Watcher<'a> {
         let client = self.client_use(plan, options, produced.records_per_s, &latency);
         let run = Run {
             name: self.name.to_owned(),
-            plan: plan.clone(),
+            plan: self.as_found(plan, &outcome),
             seconds,
             intended_per_s: plan.records_per_s(),
             produced,
@@ -383,6 +386,16 @@ impl<'a> Watcher<'a> {
         })
     }
 
+    /// The plan, with the partitions that topics have which were there already.
+    fn as_found(&self, plan: &Plan, outcome: &Outcome) -> Plan {
+        let mut plan = plan.clone();
+        if self.shared.uses_existing_topics {
+            let each = outcome.part_names.len() / plan.topic_names().len().max(1);
+            plan.partitions = i32::try_from(each).unwrap_or(plan.partitions);
+        }
+        plan
+    }
+
     /// Whether consumers began when producers were done: then they are measured by themselves.
     fn reads_afterwards(&self) -> bool {
         self.shared.plan.groups * self.shared.plan.consumers > 0
@@ -390,16 +403,24 @@ impl<'a> Watcher<'a> {
     }
 
     fn consumed_flow(&self, seconds: f64) -> Flow {
-        if !self.reads_afterwards() {
-            return flow(&self.total.consumed_measured, seconds);
+        let Phases { measured, consume_ns } = &self.shared.phases;
+        let read_s = |from_ns| self.shared.live.consumed_ns.load(SeqCst).saturating_sub(from_ns) as f64 / 1e9;
+        if self.reads_afterwards() {
+            return flow(&self.total.consumed, read_s(*consume_ns));
         }
-        let ended_ns = self.shared.live.consumed_ns.load(SeqCst);
-        flow(&self.total.consumed, ended_ns.saturating_sub(self.shared.phases.consume_ns) as f64 / 1e9)
+        match self.shared.plan.records {
+            // Measured until the last one is read: see `Phases::of`.
+            Some(_) => flow(&self.total.consumed_measured, read_s(measured.start.max(*consume_ns))),
+            None => flow(&self.total.consumed_measured, seconds),
+        }
     }
 
     fn caught_up_s(&self) -> Option<f64> {
-        let caught_up_ns = self.shared.live.caught_up_ns.load(SeqCst);
-        (caught_up_ns > 0).then(|| caught_up_ns.saturating_sub(self.shared.phases.consume_ns) as f64 / 1e9)
+        let live = &self.shared.live;
+        let caught_up_ns = live.caught_up_ns.load(SeqCst);
+        let consumers = live.consumers.load(SeqCst);
+        let have_all = caught_up_ns > 0 && live.consumers_caught_up.load(SeqCst) == consumers;
+        have_all.then(|| caught_up_ns.saturating_sub(self.shared.phases.consume_ns) as f64 / 1e9)
     }
 
     fn client_use(
@@ -488,7 +509,8 @@ fn verification(plan: &Plan, outcome: &mut Outcome) -> Option<Verification> {
         return None;
     }
     let promise = Promise {
-        may_lose: plan.acks == Acks::None,
+        // What was under way when the run was interrupted was not read to the end.
+        may_lose: plan.acks == Acks::None || outcome.interrupted,
         may_duplicate: outcome.sent_twice && !plan.idempotent,
         may_reorder: false,
     };

@@ -92,7 +92,12 @@ pub(crate) struct Live {
     pub(crate) start_ns: AtomicU64,
     /// When the last producer was done, since the start; 0 before.
     pub(crate) produced_ns: AtomicU64,
-    /// When consumers that started late first had everything there was, since the start; 0 before.
+    /// Consumers of the run, those that are done, and those that had everything there was at some
+    /// moment.
+    pub(crate) consumers: AtomicUsize,
+    pub(crate) consumers_done: AtomicUsize,
+    pub(crate) consumers_caught_up: AtomicUsize,
+    /// When the last of those that started late first had everything, since the start.
     pub(crate) caught_up_ns: AtomicU64,
     /// When the last consumer was done, since the start; 0 before.
     pub(crate) consumed_ns: AtomicU64,

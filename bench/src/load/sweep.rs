@@ -324,7 +324,7 @@ mod tests {
                 StepResult {
                     p50_first_third_ms: Some(2.0),
                     p50_last_third_ms: Some(4.0),
-                    client_bound: Some("its core was busy".to_owned()),
+                    client_bound: Some("client-bound: its core was busy".to_owned()),
                     ..held(rate)
                 },
                 "went from 2.00 to 4.00 ms; client-bound: its core was busy",

@@ -3,25 +3,20 @@
 use hdrhistogram::Histogram;
 
 use super::report::Latency;
+use crate::hist::summary::{is_borne_by, quantile};
 
-/// Percentiles of a report, as they are called there, each with the share of samples beyond it in
-/// parts per 100,000.
-const PERCENTILES: [(&str, u64); 8] = [
-    ("50", 50_000),
-    ("75", 25_000),
-    ("90", 10_000),
-    ("95", 5_000),
-    ("99", 1_000),
-    ("99.9", 100),
-    ("99.99", 10),
-    ("99.999", 1),
+/// Percentiles of a report: what they are called there, and what share in a million lies at or
+/// below.
+const PERCENTILES: [(&str, u32); 8] = [
+    ("50", 500_000),
+    ("75", 750_000),
+    ("90", 900_000),
+    ("95", 950_000),
+    ("99", 990_000),
+    ("99.9", 999_000),
+    ("99.99", 999_900),
+    ("99.999", 999_990),
 ];
-
-/// [`PERCENTILES`] are shares of so many parts.
-const PARTS: u64 = 100_000;
-
-/// A percentile that fewer samples lie beyond says more about chance than about what was measured.
-const SAMPLES_BEYOND_MIN: u128 = 10;
 
 /// The numbers of a histogram in nanoseconds. A percentile is left out when fewer than 10 samples
 /// lie beyond it. Largest and percentiles are the upper ends of the histogram's buckets, as its own
@@ -32,13 +27,9 @@ pub fn summarize(histogram: &Histogram<u64>) -> Latency {
     if samples == 0 {
         return Latency::default();
     }
-    let percentiles = PERCENTILES.iter().filter(|(_, beyond)| {
-        u128::from(samples) * u128::from(*beyond) >= SAMPLES_BEYOND_MIN * u128::from(PARTS)
-    });
-    let percentiles_us = percentiles.map(|(name, beyond)| {
-        let quantile = (PARTS - beyond) as f64 / PARTS as f64;
-        ((*name).to_owned(), us(histogram.value_at_quantile(quantile)))
-    });
+    let percentiles = PERCENTILES.iter().filter(|(_, share)| is_borne_by(samples, *share));
+    let percentiles_us = percentiles
+        .map(|(name, share)| ((*name).to_owned(), us(histogram.value_at_quantile(quantile(*share)))));
     Latency {
         samples,
         min_us: us(histogram.min()),

@@ -120,6 +120,14 @@ pub struct Run {
     pub files: BTreeMap<String, PathBuf>,
 }
 
+impl Run {
+    /// Whether something is lost, doubled, reordered or changed that should not be.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.verification.as_ref().is_some_and(|it| !it.as_promised)
+    }
+}
+
 /// What went through.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Flow {
@@ -241,8 +249,8 @@ pub struct ServerUse {
     pub cpu_s_per_gb: f64,
     /// Resident memory at the end, in bytes.
     pub resident_bytes: u64,
-    /// From the start of its process to its first acknowledged record, in ms, if it was started
-    /// for the run.
+    /// From before its process was made to its first answer to a Kafka request, in ms, if it was
+    /// started for the run.
     pub start_ms: Option<f64>,
 }
 

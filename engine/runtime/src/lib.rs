@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 mod buf;
+pub mod checks;
 pub mod child;
 mod ctx;
 mod error;
@@ -16,6 +17,7 @@ pub mod fs;
 pub mod mesh;
 pub mod net;
 mod oneshot;
+pub mod process;
 pub mod rand;
 pub mod rate;
 mod real;

@@ -7,7 +7,8 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use corelog_runtime::shards::{self, Options, ShardContext, StartError};
-use corelog_runtime::{fs, task, time};
+use corelog_runtime::{checks, fs, task, time};
+use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -55,8 +56,40 @@ fn a_data_directory_is_locked_once_and_the_error_names_the_holder() {
     let StartError::DataDirLocked { pid, .. } = &locked else { panic!("{locked}") };
     assert_eq!(*pid, Some(std::process::id()));
     assert!(locked.to_string().contains("pid"));
+    let asked = checks::check_data_dir_is_free(&path).unwrap_err();
+    assert_eq!(asked.to_string(), locked.to_string());
     drop(lock);
+    checks::check_data_dir_is_free(&path).unwrap();
     drop(fs::lock_data_dir(&path).unwrap());
+}
+
+#[test]
+fn asking_whether_a_directory_is_free_leaves_it_as_it_is() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    checks::check_data_dir_is_free(dir.path()).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn syncs_are_timed_and_nothing_stays() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let times = checks::time_syncs(dir.path(), Duration::from_secs(60), 3).unwrap();
+    assert_eq!(times.len(), 3);
+    assert!(times.iter().all(|time| !time.is_zero()));
+    let once = checks::time_syncs(dir.path(), Duration::ZERO, 1000).unwrap();
+    assert_eq!(once.len(), 1, "the time is over after the first");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert!(checks::time_syncs(&dir.path().join("missing"), Duration::ZERO, 1).is_err());
+}
+
+#[test]
+fn a_port_is_free_until_somebody_listens_there() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let taken = checks::check_port(address).unwrap_err();
+    assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+    drop(listener);
+    checks::check_port(address).unwrap();
 }
 
 #[test]
@@ -178,6 +211,52 @@ fn child_has_little_lockable_memory() {
     // The smallest limit that the check lets through does start.
     setrlimit(Resource::RLIMIT_MEMLOCK, 512 * 1024, hard).unwrap();
     shards::run(Options { shards: 3, ..Options::default() }, nothing).unwrap();
+}
+
+#[test]
+fn a_seccomp_filter_that_forbids_io_uring_is_named() {
+    for call in ["setup", "register", "enter"] {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture", "child_may_not_use_io_uring"])
+            .env("CALL", call)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{call}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
+#[ignore = "run by a_seccomp_filter_that_forbids_io_uring_is_named"]
+fn child_may_not_use_io_uring() {
+    let number = match std::env::var("CALL").unwrap().as_str() {
+        "setup" => libc::SYS_io_uring_setup,
+        "register" => libc::SYS_io_uring_register,
+        _ => libc::SYS_io_uring_enter,
+    };
+    // As Docker's profile does.
+    forbid(u32::try_from(number).unwrap(), libc::EPERM);
+    let bad = shards::run(Options::default(), nothing).unwrap_err();
+    assert!(matches!(bad, StartError::IoUringForbidden { .. }), "{bad}");
+    assert!(bad.to_string().contains("seccomp"));
+}
+
+/// From here on the system call fails on this thread, and on those that it starts.
+fn forbid(number: u32, error: i32) {
+    let instruction =
+        |code: u32, jt, jf, k| libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k };
+    let refusal = libc::SECCOMP_RET_ERRNO | u32::try_from(error).unwrap();
+    let mut filter = [
+        // The number of the call is the first word of what a filter sees.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, refusal),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: u16::try_from(filter.len()).unwrap(), filter: filter.as_mut_ptr() };
+    nix::sys::prctl::set_no_new_privs().unwrap();
+    // SAFETY: the program and its instructions live until the call returns; the kernel copies them.
+    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
 
 #[test]

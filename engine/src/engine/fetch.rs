@@ -98,8 +98,12 @@ impl Engine {
             return self.local().read(&group.parts, max_bytes).await;
         }
         let request = ShardRequest::Read(group.parts.clone(), max_bytes);
+        let sent = Instant::now();
         match self.inner.mesh.call(group.owner, request).await {
-            Ok(ShardReply::Read(outcomes)) => outcomes,
+            Ok(ShardReply::Read(outcomes, work)) => {
+                self.local().stages().forward.record_since(sent + work);
+                outcomes
+            }
             Ok(_) | Err(_) => group.parts.iter().map(|_| Err(PartitionError::Stopping)).collect(),
         }
     }

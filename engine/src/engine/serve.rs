@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use corelog_runtime::mesh::{Incoming, Reply};
 use corelog_runtime::task;
+use corelog_runtime::time::Instant;
 use tokio::sync::oneshot;
 
 use super::Engine;
@@ -29,12 +30,16 @@ impl Engine {
         match request {
             // Appended here and now: a later request must not overtake it.
             ShardRequest::Produce(acks, parts) => {
+                let arrived = Instant::now();
                 let produce = self.local().produce(acks, parts);
-                answer(reply, async move { ShardReply::Produced(produce.await) });
+                answer(reply, async move { ShardReply::Produced(produce.await, arrived.elapsed()) });
             }
             ShardRequest::Read(parts, max_bytes) => {
-                let shard = Rc::clone(self.local());
-                answer(reply, async move { ShardReply::Read(shard.read(&parts, max_bytes).await) });
+                let (arrived, shard) = (Instant::now(), Rc::clone(self.local()));
+                answer(reply, async move {
+                    let read = shard.read(&parts, max_bytes).await;
+                    ShardReply::Read(read, arrived.elapsed())
+                });
             }
             ShardRequest::Watch(name, seen) => self.begin_watch((from, name), &seen, reply),
             ShardRequest::Unwatch(name) => {
@@ -49,7 +54,7 @@ impl Engine {
                 answer(reply, async move { ShardReply::EpochEnds(ends) });
             }
             ShardRequest::Stats => {
-                let stats = Box::new(self.local().stats());
+                let stats = Box::new(self.own_stats());
                 answer(reply, async move { ShardReply::Stats(stats) });
             }
             ShardRequest::Connection(accepted, listener) => {

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use corelog_runtime::fs::{AlignedBuf, File};
 use corelog_runtime::task::{self, Class};
-use corelog_runtime::time;
+use corelog_runtime::time::{self, Instant};
 
 use super::format::CommitHeader;
 use super::state::{Commit, SyncTarget};
@@ -41,6 +41,7 @@ struct Write {
     header: CommitHeader,
     file: File,
     queued_bytes: usize,
+    submitted: Instant,
     /// `None` once completed.
     future: Option<Boxed<io::Result<AlignedBuf>>>,
 }
@@ -49,7 +50,8 @@ struct Driver {
     inner: Rc<Inner>,
     /// In the order of the journal.
     writes: VecDeque<Write>,
-    sync: Option<(SyncTarget, Boxed<io::Result<()>>)>,
+    /// What it covers, and when it was issued.
+    sync: Option<(SyncTarget, Instant, Boxed<io::Result<()>>)>,
     /// When written data is synced though nobody asked.
     flush: Option<Boxed<()>>,
 }
@@ -108,6 +110,7 @@ impl Driver {
             if let Poll::Ready(result) = future.as_mut().poll(cx) {
                 write.future = None;
                 let buf = result.map_err(|error| io_error("write to", &self.inner.options.dir)(error))?;
+                self.inner.meter.written(&write.header, write.submitted);
                 let mut state = self.inner.state.borrow_mut();
                 state.completed(write.header.generation, &write.file, buf);
             }
@@ -125,15 +128,16 @@ impl Driver {
     }
 
     fn poll_sync(&mut self, cx: &mut Context<'_>) -> Result<bool, JournalError> {
-        let Some((target, future)) = &mut self.sync else {
+        let Some((target, issued, future)) = &mut self.sync else {
             return Ok(false);
         };
         let Poll::Ready(result) = future.as_mut().poll(cx) else {
             return Ok(false);
         };
-        let target = *target;
+        let (target, issued) = (*target, *issued);
         self.sync = None;
         result.map_err(|error| io_error("sync", &self.inner.options.dir)(error))?;
+        self.inner.meter.synced(issued);
         self.inner.state.borrow_mut().synced(target);
         self.inner.progress.wake();
         self.inner.files.wake();
@@ -157,7 +161,14 @@ impl Driver {
         };
         let writing = file.clone();
         let future = async move { writing.write_at(buf, header.position_bytes).await };
-        self.writes.push_back(Write { header, file, queued_bytes, future: Some(Box::pin(future)) });
+        let submitted = Instant::now();
+        self.writes.push_back(Write {
+            header,
+            file,
+            queued_bytes,
+            submitted,
+            future: Some(Box::pin(future)),
+        });
         if self.inner.options.planted.has(Planted::AckBeforeSync) {
             self.inner.state.borrow_mut().progress.synced = header.end_lsn();
             self.inner.progress.wake();
@@ -190,7 +201,7 @@ impl Driver {
             let syncs = files.iter().map(|file| sync_file(file, planted));
             futures_util::future::try_join_all(syncs).await.map(|_| ())
         };
-        self.sync = Some((target, Box::pin(future)));
+        self.sync = Some((target, Instant::now(), Box::pin(future)));
         true
     }
 

@@ -9,6 +9,7 @@
 //! - [`format`]: the bytes; drawn in `docs/FORMAT.md`
 //! - `state.rs`: what is queued, being written, synced, released; no I/O
 //! - `driver.rs`: the one task that writes and syncs
+//! - `stats.rs`: what is measured meanwhile
 //! - `housekeeping.rs`: files made ready, recycled, removed, in the background
 //! - `recovery.rs`, `scan.rs`: replay
 //! - [`dump`]: readers for offline tools
@@ -22,6 +23,7 @@ mod scan;
 mod signal;
 mod start;
 mod state;
+mod stats;
 
 use std::cell::RefCell;
 use std::io;
@@ -36,6 +38,7 @@ use corelog_runtime::fs::File;
 pub use self::format::{Entry, EntryKind};
 use self::signal::Signal;
 use self::state::State;
+pub use self::stats::JournalStats;
 use crate::planted::{Planted, PlantedBug};
 use crate::types::{Lsn, TopicPartition};
 
@@ -189,6 +192,7 @@ pub struct Journal {
 struct Inner {
     options: JournalOptions,
     state: RefCell<State>,
+    meter: stats::Meter,
     /// Work for the driver.
     work: Signal,
     /// Progress was made, or the journal fenced itself.

@@ -17,6 +17,7 @@ use super::recovery::{DeadFile, Recovered, recover};
 use super::scan::{FIRST_COMMIT_BYTES, Link, file_name};
 use super::signal::Signal;
 use super::state::{Head, LiveFile, Start, State};
+use super::stats::Meter;
 use super::{Inner, JournalError, JournalOptions, ReplayReport, io_error};
 use crate::planted::Planted;
 use crate::types::Lsn;
@@ -47,6 +48,7 @@ pub(super) async fn open(
     let inner = Inner {
         options,
         state,
+        meter: Meter::new(),
         work: Signal::default(),
         progress: Signal::default(),
         drained: Signal::default(),

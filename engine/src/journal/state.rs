@@ -222,6 +222,11 @@ impl State {
         (self.next_lsn > self.first_lsn).then(|| Lsn(self.next_lsn.0 - 1))
     }
 
+    /// Entries of this run, the fenced journal's that are lost included.
+    pub(super) fn appended(&self) -> u64 {
+        self.next_lsn.0 - self.first_lsn.0
+    }
+
     pub(super) fn failure(&self) -> Option<JournalError> {
         self.fenced.clone().or_else(|| self.stopped.then_some(JournalError::Closed))
     }
@@ -259,7 +264,7 @@ impl State {
     }
 
     /// Files ready to be written to after the head.
-    fn ready_files(&self) -> usize {
+    pub(super) fn ready_files(&self) -> usize {
         usize::from(self.next.is_some()) + self.spares.len()
     }
 

@@ -6,8 +6,10 @@ use std::rc::{Rc, Weak};
 use bytes::Bytes;
 use corelog_protocol::batch::{BatchRef, first_record_at_or_after};
 use corelog_runtime::task::{self, Class};
+use corelog_runtime::time::Instant;
 use tokio::sync::Notify;
 
+use super::stages::Source;
 use super::{PartitionCell, Shard};
 use crate::api::{EpochEnd, FetchOutcome, FetchPart, Fetched, FoundOffset, OffsetQuery, PartitionError};
 use crate::log::LogError;
@@ -82,13 +84,17 @@ impl Shard {
             let cold = cold_range(&partition, part.offset);
             if cold.is_none() {
                 read_tail(&partition, part.offset, max_bytes, at_least_one, &mut fetched.batches);
+                self.stages.read(Source::Memory, &fetched.batches);
             }
             (fetched, cold)
         };
         if let Some(upto) = cold
             && (max_bytes > 0 || at_least_one)
         {
+            let began = Instant::now();
             fetched.batches = self.read_cold(&cell, part.offset, upto, max_bytes, at_least_one).await?;
+            self.stages.segment_read.record_since(began);
+            self.stages.read(Source::Segments, &fetched.batches);
         }
         Ok(fetched)
     }
@@ -293,7 +299,6 @@ fn parts(cell: &PartitionCell) -> (Rc<crate::log::SegmentLog>, Offset, TopicPart
     let partition = cell.borrow();
     (Rc::clone(partition.log()), partition.position().batch_base, partition.target())
 }
-
 
 fn corrupt(target: TopicPartition, error: &dyn std::error::Error) -> PartitionError {
     tracing::error!(partition = %target, %error, "a batch in memory is unreadable");

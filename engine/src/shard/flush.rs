@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use corelog_runtime::task::yield_now;
-use corelog_runtime::time;
+use corelog_runtime::time::{self, Instant};
 
 use super::{PartitionCell, Shard};
 use crate::journal::JournalFull;
@@ -105,7 +105,9 @@ impl Shard {
         if batches.is_empty() || cell.borrow().offline().is_some() {
             return Ok(());
         }
+        let began = Instant::now();
         let position = log.flush(&batches, Roll::AsNeeded).await?;
+        self.stages.segment_flush.record_since(began);
         let (flushed_batches, flushed) = {
             let mut partition = cell.borrow_mut();
             let before = partition.tail().unflushed_bytes();
@@ -113,6 +115,7 @@ impl Shard {
             (batches, before - partition.tail().unflushed_bytes())
         };
         self.unflushed_bytes.set(self.unflushed_bytes.get() - flushed);
+        self.stages.flushed_bytes.add_len(flushed);
         self.evictable.borrow_mut().extend((0..flushed_batches).map(|_| Rc::clone(cell)));
         self.evict_over_budget();
         self.retry_parked();

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use corelog_protocol::error::ErrorCode;
-use corelog_runtime::time;
+use corelog_runtime::time::{self, Instant};
 use tokio::sync::oneshot;
 
 use super::{PartitionCell, Shard};
@@ -21,6 +21,7 @@ const PARKED_MAX: usize = 65_536;
 pub(super) struct Parked {
     acks: Acks,
     parts: Vec<ProducePart>,
+    since: Instant,
     done: oneshot::Sender<Appending>,
 }
 
@@ -75,7 +76,7 @@ impl Shard {
             return Ok(Appending { outcomes, durable: Vec::new() });
         }
         let (done, receiver) = oneshot::channel();
-        parked.push_back(Parked { acks, parts, done });
+        parked.push_back(Parked { acks, parts, since: Instant::now(), done });
         Err(receiver)
     }
 
@@ -83,6 +84,7 @@ impl Shard {
     pub(super) fn retry_parked(self: &Rc<Self>) {
         while self.has_room() {
             let Some(parked) = self.parked.borrow_mut().pop_front() else { return };
+            self.stages.park.record_since(parked.since);
             let appending = self.append_all(parked.acks, parked.parts);
             // The connection may be gone; the records are in the log all the same.
             let _ = parked.done.send(appending);
@@ -144,10 +146,11 @@ impl Shard {
             let message = format!("a batch can have {} bytes at most", self.journal.max_entry_bytes());
             return Err(refusal(ErrorCode::MessageTooLarge, message));
         }
-        let size_bytes = part.batch.len();
+        let (size_bytes, records) = (part.batch.len(), summary.header.record_count);
         let appended = partition.append(part.batch, &summary, now_ms, &self.journal);
         let wants_flush = partition.tail().unflushed_bytes() >= self.options.flush_chunk_bytes;
         drop(partition);
+        self.stages.produced(durability, records, size_bytes);
         self.acks.watermark(durability, appended.lsn, Rc::clone(&cell), appended.next);
         self.tail_bytes.set(self.tail_bytes.get() + size_bytes);
         self.unflushed_bytes.set(self.unflushed_bytes.get() + size_bytes);

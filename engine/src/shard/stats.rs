@@ -1,6 +1,16 @@
-//! What a shard tells of itself, for metrics and descriptions.
+//! What a shard tells of itself, for metrics and health.
 
-use super::Shard;
+use super::{Shard, StageStats};
+use crate::journal::JournalStats;
+
+/// Memory for one purpose, against what may be used for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// In use, bytes.
+    pub bytes: usize,
+    /// At so many bytes something gives way, or waits.
+    pub budget_bytes: usize,
+}
 
 /// A shard's numbers at one moment.
 #[derive(Debug, Clone, Default)]
@@ -13,37 +23,57 @@ pub struct ShardStats {
     pub partitions_offline: usize,
     /// Partitions that no topic claims.
     pub strays: usize,
-    /// Records in memory, bytes.
-    pub tail_bytes: usize,
-    /// Of these, what only the journal holds.
-    pub unflushed_bytes: usize,
-    /// Journal files that count.
-    pub journal_files: usize,
-    /// Appended and not yet written to the journal, bytes.
-    pub journal_queued_bytes: usize,
+    /// Batches in memory that segments hold too.
+    pub tail_cache: MemoryUse,
+    /// Batches in memory that only the journal holds: the backlog of writing segments.
+    pub unflushed: MemoryUse,
+    /// What is queued for the journal.
+    pub journal_queue: MemoryUse,
+    /// Partitions that wait for a flush.
+    pub flush_queue: usize,
+    /// Segment files held open.
+    pub open_files: usize,
+    /// At so many the least recently used are closed.
+    pub open_files_max: usize,
     /// Produces that wait for room.
     pub produces_parked: usize,
-    /// Entries ever appended to the journal.
-    pub journal_entries: u64,
+    /// Messages to other shards that these have not taken yet.
+    pub mesh_queued: usize,
+    /// The journal's numbers.
+    pub journal: JournalStats,
+    /// What passed through, and how long that took.
+    pub stages: StageStats,
     /// Why the shard serves nothing, if so.
     pub fault: Option<String>,
 }
 
 impl Shard {
-    /// The numbers as of now.
+    /// The numbers as of now; those of the mesh are not the shard's to know.
     pub fn stats(&self) -> ShardStats {
         let partitions = self.partitions.borrow();
+        let journal = self.journal.stats();
+        let unflushed_bytes = self.unflushed_bytes.get();
         ShardStats {
             shard: self.index,
             partitions: partitions.len(),
             partitions_offline: partitions.values().filter(|cell| cell.borrow().offline().is_some()).count(),
             strays: self.strays.borrow().len(),
-            tail_bytes: self.tail_bytes.get(),
-            unflushed_bytes: self.unflushed_bytes.get(),
-            journal_files: self.journal.files_live(),
-            journal_queued_bytes: self.journal.queued_bytes(),
+            tail_cache: MemoryUse {
+                bytes: self.tail_bytes.get().saturating_sub(unflushed_bytes),
+                budget_bytes: self.options.tail_cache_bytes,
+            },
+            unflushed: MemoryUse { bytes: unflushed_bytes, budget_bytes: self.options.unflushed_bytes_max },
+            journal_queue: MemoryUse {
+                bytes: journal.queued_bytes,
+                budget_bytes: self.options.journal_queue_bytes_max,
+            },
+            flush_queue: self.flush_queue.borrow().len(),
+            open_files: self.files.open_files(),
+            open_files_max: self.options.open_files_max,
             produces_parked: self.parked.borrow().len(),
-            journal_entries: self.journal.last_appended().map_or(0, |lsn| lsn.0),
+            mesh_queued: 0,
+            journal,
+            stages: self.stages.stats(),
             fault: self.fault(),
         }
     }

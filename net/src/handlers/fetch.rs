@@ -6,6 +6,7 @@ use bytes::Bytes;
 use corelog_engine::api::{FetchOutcome, FetchPart, FetchSpec, Fetched, PartitionError, ReadBudget};
 use corelog_engine::meta::image::MetaImage;
 use corelog_engine::types::{Offset, PartitionId, TopicId, TopicPartition};
+use corelog_protocol::api::Api;
 use corelog_protocol::error::ErrorCode;
 use corelog_protocol::fetch::{
     FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopicResponse, IsolationLevel, TOPIC_IDS_FROM,
@@ -34,6 +35,7 @@ pub(crate) async fn serve(
     request: FetchRequest,
 ) -> Reply {
     let reply = |response: FetchResponse, mut charge: Charge| {
+        service.counters().errors(Api::Fetch, &response);
         let chunks = response.encode(version, correlation_id);
         charge.settle(chunks.iter().map(Bytes::len).sum());
         Reply::Chunks(chunks, charge)

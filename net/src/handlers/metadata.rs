@@ -299,7 +299,8 @@ pub(super) mod tests {
         let request = MetadataRequest::default().with_topics(Some(vec![topic("b"), topic("a"), topic("b")]));
         let name = |name: &str| Asked::Name(name.to_owned());
         assert_eq!(asked(9, &request), Some(vec![name("b"), name("a")]));
-        let id = |number| MetadataRequestTopic::default().with_name(None).with_topic_id(Uuid::from_u128(number));
+        let id =
+            |number| MetadataRequestTopic::default().with_name(None).with_topic_id(Uuid::from_u128(number));
         let request = MetadataRequest::default().with_topics(Some(vec![id(2), id(1), id(2), id(0), id(0)]));
         let asked_ids = [2, 1].map(|number| Asked::Id(Uuid::from_u128(number)));
         let nothing = [Asked::Nothing, Asked::Nothing];

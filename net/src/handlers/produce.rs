@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::rc::Rc;
 
 use bytes::BytesMut;
 use corelog_engine::api::{Acks, ProduceOutcome, ProducePart};
 use corelog_engine::meta::image::MetaImage;
 use corelog_engine::types::{PartitionId, TopicPartition};
+use corelog_protocol::api::Api;
 use corelog_protocol::error::ErrorCode;
 use corelog_protocol::produce::{
     ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopicResponse, RecordErrorEntry,
@@ -39,7 +41,7 @@ enum Slot {
 /// Starts a produce: when this returns, the batches are on their way in the order of the calls.
 /// `pinned_bytes` is the size of the memory that a batch of the request keeps from being freed.
 pub(crate) fn start(
-    service: &Service,
+    service: &Rc<Service>,
     version: i16,
     correlation_id: i32,
     request: ProduceRequest,
@@ -48,9 +50,10 @@ pub(crate) fn start(
     let acks = request.acks;
     let checked = check(&service.engine.image(), version, request, pinned_bytes);
     let outcomes = service.engine.produce(checked.acks, checked.parts);
-    let skeleton = checked.skeleton;
+    let (skeleton, service) = (checked.skeleton, Rc::clone(service));
     async move {
         let response = respond(skeleton, outcomes.await);
+        service.counters().errors(Api::Produce, &response);
         if acks != 0 {
             return Reply::Frame(response.encode(version, correlation_id).freeze());
         }

@@ -4,7 +4,9 @@ mod bench;
 mod bench_compare;
 mod bench_machine;
 mod bench_sink;
+mod doctor;
 pub(crate) mod hist;
+pub(crate) mod stages;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +17,7 @@ pub(crate) use bench_machine::{BenchMachine, MachinePart};
 pub(crate) use bench_sink::BenchSink;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use corelog_net::client::producer::Codec;
+pub(crate) use doctor::Doctor;
 
 use crate::commands::start::From;
 use crate::out::Format;
@@ -27,8 +30,8 @@ Examples:
   seq 1000 | corelog produce clicks
   corelog consume clicks --from beginning --count 10
 
-Without a command, a development node is started, with its data in ./corelog-data. All other
-commands are Kafka clients: they work with any Kafka that --bootstrap names.";
+Without a command, a development node is started, with its data in ./corelog-data. Commands that
+have --bootstrap are Kafka clients: they work with any Kafka that it names.";
 
 /// An event streaming engine that every Kafka client can use unchanged.
 #[derive(Debug, Parser)]
@@ -51,6 +54,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Runs a node until SIGTERM or Ctrl-C.
     Serve(Serve),
+    /// Checks whether a node can run here, and says what to set.
+    Doctor(Doctor),
     /// Creates, lists, describes and deletes topics.
     #[command(subcommand)]
     Topic(Topic),
@@ -62,6 +67,8 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Checks a data directory while its node is stopped.
     Verify(Verify),
+    /// Shows where a running node's time goes, from its metrics.
+    Stages(stages::Stages),
     /// Drives this or any other Kafka with load and measures it.
     Bench(Box<Bench>),
     /// Shows latency histograms: percentiles, a drawing, a page.
@@ -81,6 +88,16 @@ are in docs/corelog.example.toml, and shown by --print-config.";
 #[derive(Debug, Default, Args)]
 #[command(after_help = SERVE_EXAMPLES)]
 pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) node: NodeFlags,
+    /// Prints the configuration in force, as a file with comments, and ends.
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
+
+/// How a node is configured.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct NodeFlags {
     /// Where Kafka clients connect: address and port; port 0 takes a free one [default:
     /// 127.0.0.1:9092].
     #[arg(long, value_name = "ADDR")]
@@ -107,9 +124,6 @@ pub(crate) struct Serve {
     /// A configuration file.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Prints the configuration in force, as a file with comments, and ends.
-    #[arg(long)]
-    pub(crate) print_config: bool,
 }
 
 /// Which cluster.

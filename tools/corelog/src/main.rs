@@ -11,6 +11,7 @@ mod commands;
 mod config;
 mod explain;
 mod node;
+mod notify;
 mod out;
 mod revision;
 
@@ -42,11 +43,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             node::start_logging(cli.log_level.as_deref().unwrap_or("warn"))?;
             match command {
                 Command::Serve(_) => unreachable!("handled above"),
+                Command::Doctor(doctor) => {
+                    let config = configuration(doctor.node, &Environment::of_process(), cli.log_level)?;
+                    commands::doctor::run(&config, format)
+                }
                 Command::Topic(topic) => commands::topic::run(topic, format),
                 Command::Produce(produce) => commands::produce::run(produce, format),
                 Command::Consume(consume) => commands::consume::run(consume, format),
                 Command::Dump(dump) => commands::disk::dump::run(dump, format),
                 Command::Verify(verify) => commands::disk::verify::run(verify, format),
+                Command::Stages(stages) => commands::stages::run(&stages, format),
                 Command::Bench(bench) => commands::bench::run(*bench, format),
                 Command::Hist(hist) => commands::hist::run(&hist, format),
             }
@@ -60,17 +66,7 @@ fn serve(
     greeting: node::Greeting,
 ) -> anyhow::Result<ExitCode> {
     let environment = Environment::of_process();
-    let overrides = Overrides {
-        listen: arguments.listen,
-        advertise: arguments.advertise,
-        http: arguments.http,
-        data_dir: arguments.data_dir,
-        node_id: arguments.node_id,
-        cores: arguments.cores,
-        shards: arguments.shards,
-        log_level,
-    };
-    let config = Config::load(arguments.config.as_deref(), &environment, overrides)?;
+    let config = configuration(arguments.node, &environment, log_level)?;
     if arguments.print_config {
         out::print_text(&config.to_commented_toml())?;
         return Ok(ExitCode::SUCCESS);
@@ -81,4 +77,23 @@ fn serve(
     }
     node::run(&config, greeting)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a node with these flags would run with.
+fn configuration(
+    flags: cli::NodeFlags,
+    environment: &Environment,
+    log_level: Option<String>,
+) -> anyhow::Result<Config> {
+    let overrides = Overrides {
+        listen: flags.listen,
+        advertise: flags.advertise,
+        http: flags.http,
+        data_dir: flags.data_dir,
+        node_id: flags.node_id,
+        cores: flags.cores,
+        shards: flags.shards,
+        log_level,
+    };
+    Config::load(flags.config.as_deref(), environment, overrides)
 }

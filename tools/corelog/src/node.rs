@@ -16,12 +16,14 @@ use corelog_engine::shard::ShardOptions;
 use corelog_engine::topic_config::NodeDefaults;
 use corelog_engine::types::{Durability, NodeId};
 use corelog_net::node::{self, NodeSpec};
-use corelog_net::options::{ListenerOptions, NetOptions};
+use corelog_net::options::{BuildInfo, ListenerOptions, NetOptions};
 use corelog_net::server::{Addresses, NodeNet};
 use corelog_runtime::{fs, shards};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, DefaultDurability, Listener, parse_cores};
+use crate::notify;
+use crate::revision::REVISION;
 
 /// A partition with so much unflushed data is written to its segments: large enough that a sync per
 /// flush costs little, small enough that many hot partitions stay within the journal.
@@ -34,7 +36,7 @@ const JOURNAL_QUEUE_BYTES_MAX: usize = 16 << 20;
 const OPEN_FILES_MAX: usize = 512;
 
 /// In the data directory, for whoever started the node with port 0.
-const ADDRESSES_FILE: &str = "corelog.addresses";
+pub(crate) const ADDRESSES_FILE: &str = "corelog.addresses";
 
 /// What a node says when it is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +63,17 @@ pub(crate) fn start_logging(level: &str) -> Result<()> {
         .map_err(|error| anyhow!("logging cannot be started: {error}"))
 }
 
-/// How the executors are started.
+/// How the executors are started; the number of shards is decided here.
 pub(crate) fn shard_options(config: &Config) -> Result<shards::Options> {
+    let cores = parse_cores(&config.cores)?;
+    let shards = match (config.shards, &cores) {
+        (0, Some(cores)) => cores.len(),
+        (0, None) => std::thread::available_parallelism()?.get(),
+        (shards, _) => shards,
+    };
     Ok(shards::Options {
-        cores: parse_cores(&config.cores)?,
-        shards: config.shards,
+        cores,
+        shards,
         data_dirs: vec![config.data_dir.clone()],
         ..shards::Options::default()
     })
@@ -73,13 +81,7 @@ pub(crate) fn shard_options(config: &Config) -> Result<shards::Options> {
 
 /// Runs a node until it is asked to stop.
 pub(crate) fn run(config: &Config, greeting: Greeting) -> Result<()> {
-    let mut options = shard_options(config)?;
-    if options.shards == 0 {
-        options.shards = match &options.cores {
-            Some(cores) => cores.len(),
-            None => std::thread::available_parallelism()?.get(),
-        };
-    }
+    let options = shard_options(config)?;
     let _lock = fs::lock_data_dir(&config.data_dir)?;
     let spec = node_spec(config, options.shards, greeting)?;
     shards::run(options, move |context| node::run_shard(context, spec.clone()))?;
@@ -111,7 +113,7 @@ fn advertised(listeners: &[Listener], bound: &Addresses) -> Result<Vec<ListenerM
     advertised.collect()
 }
 
-fn engine_options(config: &Config) -> Result<EngineOptions> {
+pub(crate) fn engine_options(config: &Config) -> Result<EngineOptions> {
     let mut journal = JournalOptions::new(PathBuf::new(), 0);
     journal.file_bytes = config.journal.file_bytes;
     journal.first_file_bytes = config.journal.first_file_bytes.min(config.journal.file_bytes);
@@ -175,6 +177,7 @@ fn net_options(config: &Config) -> Result<NetOptions> {
             ("log.roll.ms".to_owned(), text(&config.segments.segment_ms)),
             ("log.dirs".to_owned(), config.data_dir.display().to_string()),
         ],
+        build: BuildInfo { revision: REVISION.to_owned(), ..BuildInfo::default() },
         ..NetOptions::default()
     })
 }
@@ -187,7 +190,8 @@ pub(crate) struct Bound {
     pub(crate) http: Option<SocketAddr>,
 }
 
-/// Says on stdout where the node listens, once it does, and leaves the same in the data directory.
+/// Says on stdout where the node listens, once it does, leaves the same in the data directory, and
+/// tells the service manager.
 pub(crate) fn announce(data_dir: &Path, bound: &Bound, greeting: Greeting) -> Result<()> {
     let path = data_dir.join(ADDRESSES_FILE);
     std::fs::write(&path, addresses_text(bound))
@@ -199,7 +203,9 @@ pub(crate) fn announce(data_dir: &Path, bound: &Bound, greeting: Greeting) -> Re
     if greeting == Greeting::FirstSteps {
         out.write_all(first_steps(data_dir, bound).as_bytes())?;
     }
-    Ok(out.flush()?)
+    out.flush()?;
+    notify::ready();
+    Ok(())
 }
 
 fn addresses_text(bound: &Bound) -> String {

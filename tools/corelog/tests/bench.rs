@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use corelog_bench::result::report::{Metric, Report};
 use tempfile::TempDir;
@@ -114,6 +114,47 @@ fn records_are_read_after_producers_are_done_when_consumers_start_late() {
     assert_eq!(run.verification.as_ref().unwrap().read, 5_000);
     assert_eq!(run.consumed.records, 5_000);
     assert!(run.server_consuming.is_some() && run.caught_up_s.is_some());
+}
+
+#[test]
+fn what_was_measured_before_an_interruption_is_reported_and_nothing_counts_as_lost() {
+    let (dir, out) = (on_disk(), on_disk());
+    let node = Node::start(dir.path(), "127.0.0.1:0");
+    let mut command = bench(&node.1, out.path());
+    command.args(["--rate", "2000", "--warm-up", "0", "--duration", "600"]);
+    let process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // The interval log appears with the first second that was measured.
+    let log = out.path().join("run.hlog");
+    let limit = Instant::now() + Duration::from_secs(30);
+    while !log.exists() {
+        assert!(Instant::now() < limit, "nothing was measured");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(process.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Report = serde_json::from_slice(&fs::read(out.path().join("report.json")).unwrap()).unwrap();
+    assert!(report.runs[0].produced.records > 0);
+    assert!(report.runs[0].verification.as_ref().unwrap().as_promised);
+}
+
+#[test]
+fn a_step_that_fails_leaves_the_report_of_those_before_it() {
+    let (dir, out) = (on_disk(), on_disk());
+    let node = Node::start(dir.path(), "127.0.0.1:0");
+    let scenario = out.path().join("two.toml");
+    let text = "about = \"the second one cannot be\"\n\
+                [plan]\narrivals = \"max\"\nrecords = 1000\nwarm_up_s = 0\n\
+                [[step]]\nname = \"fine\"\n\
+                [[step]]\nname = \"refused\"\nreplication_factor = 3\n";
+    fs::write(&scenario, text).unwrap();
+    let output = bench(&node.1, out.path()).arg("--scenario").arg(&scenario).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("step 'refused'") && said.contains("after 1 step"), "{said}");
+    let report: Report = serde_json::from_slice(&fs::read(out.path().join("report.json")).unwrap()).unwrap();
+    assert_eq!(report.runs.iter().map(|run| run.name.as_str()).collect::<Vec<_>>(), ["fine"]);
 }
 
 #[test]

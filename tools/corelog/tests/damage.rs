@@ -118,7 +118,10 @@ fn a_flipped_bit_in_a_segment_is_reported_and_never_served() {
     assert_eq!(outcomes[40], Err(CORRUPT_MESSAGE));
     assert!(outcomes[..40].iter().all(Result::is_ok), "{outcomes:?}");
     assert!(outcomes[40..].iter().all(|outcome| matches!(outcome, Ok(()) | Err(CORRUPT_MESSAGE))));
-    println!("behind the flipped bit {} of 59 can be read", outcomes[41..].iter().filter(|it| it.is_ok()).count());
+    println!(
+        "behind the flipped bit {} of 59 can be read",
+        outcomes[41..].iter().filter(|it| it.is_ok()).count()
+    );
     for offset in 0..100 {
         assert_eq!(read(&mut client, "t", 1, offset, SIZE), Ok(()), "another partition");
     }
@@ -188,7 +191,18 @@ fn a_damaged_layout_stops_the_start_and_removes_nothing() {
         fs::write(&layout, &damaged).unwrap();
         // It may not start, and it may not hang either.
         let output = Command::new("timeout")
-            .args(["60", BINARY, "serve", "--listen", "127.0.0.1:0", "--http", "", "--shards", "2", "--data-dir"])
+            .args([
+                "60",
+                BINARY,
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--http",
+                "",
+                "--shards",
+                "2",
+                "--data-dir",
+            ])
             .arg(&data)
             .output()
             .unwrap();
@@ -283,7 +297,6 @@ fn a_full_file_system_refuses_produces_and_nothing_else() {
         ("CORELOG_JOURNAL_FILE_BYTES", "8388608"),
         ("CORELOG_JOURNAL_FIRST_FILE_BYTES", "4194304"),
         ("CORELOG_MEMORY_TAIL_CACHE_BYTES", "4194304"),
-
     ];
     let node = Node::start(&mounted.at, &environment);
     node.create("spare", 1);

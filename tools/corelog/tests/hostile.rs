@@ -90,7 +90,10 @@ impl GoodClient {
     fn stop(self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
         let longest = self.threads.into_iter().map(|thread| thread.join().unwrap()).max().unwrap();
-        println!("the good client waited {longest:?} at most, {} rounds", self.rounds.load(Ordering::Relaxed));
+        println!(
+            "the good client waited {longest:?} at most, {} rounds",
+            self.rounds.load(Ordering::Relaxed)
+        );
         assert!(longest < WAIT_MAX);
         longest
     }
@@ -185,7 +188,7 @@ fn what_is_no_request_ends_its_connection_and_harms_nobody() {
             bytes.splice(..0, length);
         }
         client.send(&bytes);
-        client.is_closed_after_the_end();
+        client.wait_for_the_end();
         bad += 1;
     }
     // Headers of every API and version, with noise behind them.
@@ -195,7 +198,7 @@ fn what_is_no_request_ends_its_connection_and_harms_nobody() {
             let body = noise.bytes(60);
             let frame = client.request(api, version, &body);
             client.send(&frame);
-            client.is_closed_after_the_end();
+            client.wait_for_the_end();
             bad += 1;
         }
     }
@@ -205,7 +208,7 @@ fn what_is_no_request_ends_its_connection_and_harms_nobody() {
     for cut in [1, 3, 4, 5, 20, 100, 20_000, whole.len() - 1] {
         let mut client = scene.node.connect();
         client.send(&whole[..cut]);
-        client.is_closed_after_the_end();
+        client.wait_for_the_end();
         bad += 1;
     }
     scene.is_unharmed("cut frames", 32 * MIB);
@@ -238,7 +241,9 @@ fn what_is_wrong_with_a_request_is_said_and_its_connection_goes_on() {
     for (what, batch, expected) in cases {
         assert_eq!(client.produce(TOPIC, 0, &batch).expect("an answer").0, expected, "{what}");
     }
-    for (what, batch) in [("a count that is a lie", counted), ("two batches", twice), ("nothing", BytesMut::new())] {
+    for (what, batch) in
+        [("a count that is a lie", counted), ("two batches", twice), ("nothing", BytesMut::new())]
+    {
         assert!(client.produce(TOPIC, 0, &batch).expect("an answer").0 > 0, "{what}");
     }
     scene.is_unharmed("wrong batches", 32 * MIB);

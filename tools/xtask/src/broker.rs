@@ -104,6 +104,9 @@ pub(crate) enum Purpose {
     Test,
     /// To be measured: its own defaults, its usual JVM flags, and nothing but this core.
     Compare { core: usize },
+    /// To be driven for long: its own defaults, but no topic that nobody created, and nothing but
+    /// this core.
+    Soak { core: usize },
 }
 
 /// How to run it.
@@ -205,7 +208,9 @@ impl Broker {
                         command.arg("-Xmx1g");
                         command
                     }
-                    Purpose::Compare { core } => java.stock_command(core, &KAFKA_HEAP),
+                    Purpose::Compare { core } | Purpose::Soak { core } => {
+                        java.stock_command(core, &KAFKA_HEAP)
+                    }
                 };
                 command.arg("kafka.Kafka").arg(self.kafka_config());
                 command
@@ -272,7 +277,7 @@ impl Broker {
     }
 
     /// Corelog's own check of what it left on disk.
-    fn verify_data(&self) -> Result<()> {
+    pub(crate) fn verify_data(&self) -> Result<()> {
         let BrokerKind::Corelog { binary } = &self.kind else {
             return Ok(());
         };
@@ -283,10 +288,11 @@ impl Broker {
     }
 
     fn corelog_command(&self, binary: &Path) -> Result<Command> {
-        let mut command = match self.options.purpose {
-            Purpose::Test => tethered(binary),
-            Purpose::Compare { core } => process::pinned(binary, core),
+        let core = match self.options.purpose {
+            Purpose::Test => None,
+            Purpose::Compare { core } | Purpose::Soak { core } => Some(core),
         };
+        let mut command = core.map_or_else(|| tethered(binary), |core| process::pinned(binary, core));
         command
             .arg("serve")
             .args(["--listen", &self.address.to_string()])
@@ -294,15 +300,13 @@ impl Broker {
             .arg("--data-dir")
             .arg(self.data_folder())
             .args(["--shards", &self.options.shards.to_string()]);
-        match self.options.purpose {
-            Purpose::Test => {
-                let config = self.folder.join("corelog.toml");
-                fs::write(&config, format!("[topics]\nauto_create = {}\n", self.options.auto_create))?;
-                command.arg("--config").arg(config);
-            }
-            Purpose::Compare { core } => {
-                command.args(["--cores", &core.to_string()]);
-            }
+        if let Some(core) = core {
+            command.args(["--cores", &core.to_string()]);
+        }
+        if !matches!(self.options.purpose, Purpose::Compare { .. }) {
+            let config = self.folder.join("corelog.toml");
+            fs::write(&config, format!("[topics]\nauto_create = {}\n", self.options.auto_create))?;
+            command.arg("--config").arg(config);
         }
         Ok(command)
     }
@@ -323,7 +327,7 @@ impl Broker {
                  group.initial.rebalance.delay.ms=0\n",
                 self.options.auto_create
             ),
-            Purpose::Compare { .. } => String::new(),
+            Purpose::Compare { .. } | Purpose::Soak { .. } => String::new(),
         };
         let config = format!(
             "process.roles=broker,controller\n\

@@ -11,14 +11,17 @@ mod crash;
 mod direction;
 mod generator;
 mod histograms;
+mod interrupts;
 mod java;
 mod load;
+mod machine;
 mod matrix;
 mod pressure;
 mod process;
 mod project;
 mod setup;
 mod sink;
+mod soak;
 mod steps;
 mod verify;
 mod versus;
@@ -95,6 +98,9 @@ enum Task {
     Versus(versus::Arguments),
     /// Hold a node's memory and its tail against 10,000 partitions, a backfill and slow consumers
     Pressure(pressure::Arguments),
+    /// Load a node for long while topics come and go, readers begin anywhere, and `kill -9` comes again
+    /// and again
+    Soak(soak::Arguments),
     /// Run a real Apache Kafka on 127.0.0.1 until interrupted, to compare with
     Kafka {
         /// Port of its listener
@@ -151,6 +157,7 @@ fn run(task: Task) -> Result<bool> {
         }
         Task::Versus(arguments) => versus::run(&project, &arguments),
         Task::Pressure(arguments) => pressure::run_all(&project, &arguments),
+        Task::Soak(arguments) => soak::run(&project, &arguments),
         Task::Kafka { port } => {
             let tools = Toolbox::prepare(&project)?;
             let options = BrokerOptions { port: Some(port), ..BrokerOptions::named("kafka") };

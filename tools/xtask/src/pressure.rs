@@ -118,12 +118,18 @@ impl Stage<'_> {
         let (filled, still_there) = (backfills.stop()?, slow.stop());
         let peak_mib = self.status("VmHWM:")? / MIB;
         print(&rows, self.arguments);
-        println!("the backfill read {} MB; {still_there} slow consumers are still connected", filled / 1_000_000);
+        println!(
+            "the backfill read {} MB; {still_there} slow consumers are still connected",
+            filled / 1_000_000
+        );
         let ratio = rows[1].p99_ms / rows[0].p99_ms;
         let tail = ratio <= RATIO_MAX;
         let memory = peak_mib <= allowed_mib;
         let said = |good| if good { "holds" } else { "DOES NOT HOLD" };
-        println!("{}: the tail's p99 is {ratio:.2} times that without a backfill (at most {RATIO_MAX})", said(tail));
+        println!(
+            "{}: the tail's p99 is {ratio:.2} times that without a backfill (at most {RATIO_MAX})",
+            said(tail)
+        );
         println!("{}: at most {peak_mib} MiB were in memory (configured: {allowed_mib} MiB)", said(memory));
         Ok(tail && memory)
     }
@@ -142,7 +148,10 @@ impl Stage<'_> {
         };
         // Half of the journal may hold records that are not in segments yet.
         let unflushed = key("file_bytes")? * key("max_files")? / 2;
-        let shard = key("request_memory_bytes")? + key("response_memory_bytes")? + key("tail_cache_bytes")? + unflushed;
+        let shard = key("request_memory_bytes")?
+            + key("response_memory_bytes")?
+            + key("tail_cache_bytes")?
+            + unflushed;
         let partitions = self.arguments.partitions * PARTITION_BYTES;
         Ok(shard * self.arguments.shards as u64 + partitions + OVERHEAD_BYTES)
     }
@@ -222,7 +231,10 @@ fn print(rows: &[Row], arguments: &Arguments) {
         "\n{} records a second of 1 KiB, {} partitions, {} backfills, {} slow consumers, {} shards",
         arguments.rate, arguments.partitions, arguments.backfills, arguments.slow, arguments.shards
     );
-    println!("{:26} {:>10} {:>10} {:>12} {:>14}", "end to end", "p50 ms", "p99 ms", "memory MiB", "backfill MB/s");
+    println!(
+        "{:26} {:>10} {:>10} {:>12} {:>14}",
+        "end to end", "p50 ms", "p99 ms", "memory MiB", "backfill MB/s"
+    );
     for Row { what, p50_ms, p99_ms, resident_mib, beside_mb_per_s } in rows {
         println!("{what:26} {p50_ms:>10.2} {p99_ms:>10.2} {resident_mib:>12} {beside_mb_per_s:>14.0}");
     }

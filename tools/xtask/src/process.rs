@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -112,7 +112,13 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn spawn(command: &mut Command, log: &Path) -> Result<Self> {
-        let child = command.spawn().with_context(|| format!("starting {}", describe(command)))?;
+        // A child inherits the mask of this thread, which is not to stop for signals where a task
+        // looks out for them itself.
+        let mask = SigSet::thread_get_mask()?;
+        SigSet::empty().thread_set_mask()?;
+        let child = command.spawn();
+        mask.thread_set_mask()?;
+        let child = child.with_context(|| format!("starting {}", describe(command)))?;
         Ok(Self { child, log: log.to_path_buf() })
     }
 

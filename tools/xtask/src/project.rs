@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -48,6 +49,18 @@ impl Project {
     /// the usual temporary directory may not do direct I/O.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.state().join("run")
+    }
+
+    /// What git says that the sources are: their revision, and whether they were changed since.
+    pub(crate) fn revision(&self) -> String {
+        let git = |arguments: &[&str]| -> Option<String> {
+            let output = Command::new("git").args(arguments).current_dir(&self.root).output().ok()?;
+            output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        let revision = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
+        let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"]);
+        let changed = if changed.is_none_or(|files| files.is_empty()) { "" } else { " with changes" };
+        format!("revision {revision}{changed}")
     }
 
     /// Whether a toolchain that is missing is a failure and not a skipped step.

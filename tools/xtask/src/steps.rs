@@ -10,7 +10,7 @@ use crate::broker::{BrokerKind, Durability};
 use crate::process::{self, find, run_visibly};
 use crate::project::Project;
 use crate::setup::Toolbox;
-use crate::{crash, direction, histograms, load, matrix};
+use crate::{crash, direction, histograms, load, matrix, soak};
 
 const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
 const SIMULATION_SEEDS: &str = "2000";
@@ -91,6 +91,11 @@ const STEPS: &[Step] = &[
         name: "kill-write",
         about: "kill -9 under load, acknowledged after the write, one and four shards",
         run: |project| kills(project, Durability::Write),
+    },
+    Step {
+        name: "soak",
+        about: "a soak of 30 s: load, topics that come and go, readers from anywhere, kill -9",
+        run: |project| soak::short(project).map(Outcome::Passed),
     },
 ];
 

@@ -53,52 +53,112 @@ impl Producer {
         }
     }
 
-    fn take_reply(&self, sent: &Sent<Request>, reply: &[u8], version: i16) -> Result<Option<String>> {
+    /// What has to be sent again on a new connection, and why, if that is so.
+    fn take_reply(
+        &self,
+        sent: Sent<Request>,
+        reply: &[u8],
+        version: i16,
+    ) -> Result<Option<(Request, String)>> {
         let (_, response) =
             ProduceResponse::decode(version, reply).context("a produce was answered wrongly")?;
         let now_ns = self.clock.now_ns();
-        let mut refused = Counts::default();
-        for (place, batch) in sent.request.iter().enumerate() {
+        let mut counts = Counts { requests: 1, ..Counts::default() };
+        let mut again = Request::new();
+        let mut why = None;
+        for (place, batch) in sent.request.into_iter().enumerate() {
             let part = &self.routes.parts[batch.part];
             let answer = answer_to(&response, place, &self.routes.topics[part.topic].name, part.partition);
-            match self.judge(batch, answer) {
-                Verdict::Acknowledged => self.acknowledged(batch, sent.sent_ns, now_ns),
-                Verdict::Refused(why) => {
-                    refused.errors += batch.records();
-                    self.shared.blame(why);
-                    self.state.borrow_mut().give_up(batch);
+            match self.judge(&batch, answer) {
+                Verdict::Acknowledged => self.acknowledged(&batch, sent.sent_ns, now_ns),
+                Verdict::Refused(reason) => {
+                    counts.errors += batch.records();
+                    self.shared.blame(reason);
+                    self.state.borrow_mut().give_up(&batch);
+                    self.follow_leaders();
                 }
-                Verdict::Broken(why) => return Ok(Some(why)),
+                Verdict::Broken(reason) => {
+                    why.get_or_insert(reason);
+                    again.push(batch);
+                }
                 Verdict::Fatal(error) => return Err(error),
             }
         }
-        refused.requests = 1;
-        self.recorder.count(Side::Produced, now_ns, &refused);
-        Ok(None)
+        self.recorder.count(Side::Produced, now_ns, &counts);
+        Ok(why.map(|why| (again, why)))
     }
 
-    /// Connects again until that succeeds, or the producer has ended.
-    async fn reconnect(self: Rc<Self>, node: i32) {
+    /// What became of a request is not known. With idempotence it is sent again, after those that
+    /// were taken back before it, until it is answered or the run ends: a gap in the sequence would
+    /// make the broker refuse all that follows.
+    fn take_back(&self, node: i32, request: Request, why: &Broken) {
+        if request.is_empty() {
+            return;
+        }
+        let mut state = self.state.borrow_mut();
+        if self.plan.idempotent {
+            state.leader(node).again.push_back(request);
+            return;
+        }
+        let records = request.iter().map(ClosedBatch::records).sum::<u64>();
+        request.iter().for_each(|batch| state.give_up(batch));
+        drop(state);
+        let counts = match why {
+            Broken::TimedOut => Counts { timeouts: records, ..Counts::default() },
+            Broken::Lost(_) => Counts { errors: records, ..Counts::default() },
+        };
+        self.recorder.count(Side::Produced, self.clock.now_ns(), &counts);
+    }
+
+    /// Looks up who leads now, and connects to those that it has no connection to, until that has
+    /// succeeded or the producer has ended. One such search at a time.
+    fn follow_leaders(&self) {
+        if self.is_ended.get() || self.is_following.replace(true) {
+            return;
+        }
+        if let Some(this) = self.this.upgrade() {
+            task::spawn(this.follow());
+        }
+    }
+
+    async fn follow(self: Rc<Self>) {
         let this = Rc::downgrade(&self);
         drop(self);
         let mut pause = RECONNECT_FIRST;
         loop {
             time::sleep(pause).await;
             let Some(producer) = this.upgrade() else { return };
-            if producer.is_stopping() {
+            if producer.is_stopping() || producer.is_ended.get() {
                 return;
             }
             producer.routes.refresh().await;
-            match producer.connect(node).await {
-                Ok(()) => {
-                    let counts = Counts { reconnects: 1, ..Counts::default() };
-                    producer.recorder.count(Side::Produced, producer.clock.now_ns(), &counts);
-                    return;
-                }
-                Err(error) => tracing::debug!(%error, node, "reconnecting failed"),
+            producer.state.borrow_mut().reroute(&producer.routes);
+            if producer.connect_to_leaders().await {
+                producer.is_following.set(false);
+                producer.wake.notify_one();
+                return;
             }
             pause = (pause * 2).min(RECONNECT_MAX);
         }
+    }
+
+    /// Whether it is connected to every leader now.
+    async fn connect_to_leaders(&self) -> bool {
+        let is_connected = |node: &i32| self.state.borrow_mut().leader(*node).link.is_some();
+        for node in self.routes.nodes() {
+            if is_connected(&node) {
+                continue;
+            }
+            match self.connect(node).await {
+                Ok(()) => {
+                    let counts = Counts { reconnects: 1, ..Counts::default() };
+                    self.recorder.count(Side::Produced, self.clock.now_ns(), &counts);
+                }
+                Err(error) => tracing::debug!(%error, node, "reconnecting failed"),
+            }
+        }
+        // One may have broken while another was made.
+        self.routes.nodes().iter().all(is_connected)
     }
 }
 
@@ -141,12 +201,11 @@ impl Owner<Request> for Producer {
             sent.request.iter().for_each(|batch| self.acknowledged(batch, sent.sent_ns, now_ns));
             self.recorder.count(Side::Produced, now_ns, &Counts { requests: 1, ..Counts::default() });
         } else {
-            match self.take_reply(&sent, &reply, version) {
+            match self.take_reply(sent, &reply, version) {
                 Ok(None) => {}
-                Ok(Some(why)) => {
+                Ok(Some((again, why))) => {
                     self.shared.blame(why.clone());
-                    let node = link.node();
-                    self.state.borrow_mut().leader(node).again.push_front(sent.request);
+                    self.take_back(link.node(), again, &Broken::Lost(why.clone()));
                     link.close(&Broken::Lost(why));
                 }
                 Err(error) => self.shared.fail(error),
@@ -156,40 +215,20 @@ impl Owner<Request> for Producer {
     }
 
     fn broken(&self, link: &Link<Request>, unanswered: Vec<Sent<Request>>, why: &Broken) {
-        let now_ns = self.clock.now_ns();
-        let deadline_ns = u64::try_from(self.request_timeout().as_nanos()).unwrap_or(u64::MAX);
-        let mut counts = Counts::default();
-        {
-            let mut state = self.state.borrow_mut();
-            let state = &mut *state;
-            let mut again = Vec::new();
-            for Sent { request, .. } in unanswered {
-                let oldest = request.iter().map(|batch| batch.first_sent_ns).min().unwrap_or(now_ns);
-                if self.plan.idempotent && now_ns.saturating_sub(oldest) <= deadline_ns {
-                    again.push(request);
-                    continue;
-                }
-                let records = request.iter().map(ClosedBatch::records).sum::<u64>();
-                match why {
-                    Broken::TimedOut => counts.timeouts += records,
-                    Broken::Lost(_) => counts.errors += records,
-                }
-                request.iter().for_each(|batch| state.give_up(batch));
-            }
-            let leader = state.leader(link.node());
-            leader.link = None;
-            leader.in_flight = 0;
-            leader.again.extend(again);
+        for Sent { request, .. } in unanswered {
+            self.take_back(link.node(), request, why);
         }
-        self.recorder.count(Side::Produced, now_ns, &counts);
+        let mut state = self.state.borrow_mut();
+        let leader = state.leader(link.node());
+        leader.link = None;
+        leader.in_flight = 0;
+        drop(state);
         if let Broken::Lost(reason) = why
             && !self.is_stopping()
         {
             self.shared.blame(reason.clone());
         }
-        if let Some(this) = self.this.upgrade() {
-            task::spawn(this.reconnect(link.node()));
-        }
+        self.follow_leaders();
         self.wake.notify_one();
     }
 }

@@ -11,7 +11,7 @@ use glommio::GlommioError;
 use glommio::io::{DmaFile, OpenOptions};
 
 use super::Shard;
-use super::check::Probe;
+use super::probe::Probe;
 use crate::fs::{AlignedBuf, BLOCK_BYTES, DirEntry, OpenMode};
 use crate::oneshot::Slot;
 

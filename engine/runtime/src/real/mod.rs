@@ -2,9 +2,10 @@
 //!
 //! All that glommio 0.9 needs care about stays in here and says so where it is done.
 
-mod check;
+pub(crate) mod check;
 pub(crate) mod fs;
 pub(crate) mod net;
+pub(crate) mod probe;
 mod run;
 mod signals;
 pub(crate) mod task;

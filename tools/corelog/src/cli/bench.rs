@@ -59,13 +59,19 @@ pub(crate) struct BenchRun {
     #[arg(long, value_name = "LIST", conflicts_with = "bootstrap", help_heading = "Where")]
     pub(crate) node_cores: Option<String>,
     /// When that node acknowledges: after the sync, or after the write.
-    #[arg(long, value_enum, default_value_t = NodeDurability::Fsync, help_heading = "Where")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = NodeDurability::Fsync,
+        conflicts_with = "bootstrap",
+        help_heading = "Where"
+    )]
     pub(crate) durability: NodeDurability,
     /// A new directory on a real disk for that node's data; removed at the end.
     #[arg(long, value_name = "DIR", conflicts_with = "bootstrap", help_heading = "Where")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Process of the broker on this machine, whose CPU and memory are measured too.
-    #[arg(long, value_name = "PID", help_heading = "Where")]
+    #[arg(long, value_name = "PID", requires = "bootstrap", help_heading = "Where")]
     pub(crate) server_pid: Option<u32>,
     /// An existing topic to use, and to leave alone at the end; its earlier records are not read.
     #[arg(long, value_name = "NAME", help_heading = "Where")]
@@ -77,20 +83,24 @@ pub(crate) struct BenchRun {
     #[command(flatten)]
     pub(crate) load: LoadFlags,
 
-    /// Looks for the highest rate that holds, and stops there.
-    #[arg(long, help_heading = "Sweep")]
+    /// Looks for the highest rate that holds, and stops there. A scenario's file has its own sweep.
+    #[arg(long, conflicts_with = "scenario", help_heading = "Sweep")]
     pub(crate) sweep: bool,
     /// A rate holds as long as the 99th percentile of the response time is at most so many ms.
-    #[arg(long, value_name = "MS", default_value_t = 50.0, help_heading = "Sweep")]
+    #[arg(long, value_name = "MS", default_value_t = 50.0, requires = "sweep", help_heading = "Sweep")]
     pub(crate) sweep_p99_ms: f64,
     /// The rate to begin with, in records a second.
-    #[arg(long, value_name = "RATE", default_value_t = 5_000.0, help_heading = "Sweep")]
+    #[arg(long, value_name = "RATE", default_value_t = 5_000.0, requires = "sweep", help_heading = "Sweep")]
     pub(crate) sweep_start: f64,
+    /// No rate above this is tried, in records a second.
+    #[arg(long, value_name = "RATE", default_value_t = 10e6, requires = "sweep", help_heading = "Sweep")]
+    pub(crate) sweep_max: f64,
     /// How long each rate is measured, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, help_heading = "Sweep")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, requires = "sweep", help_heading = "Sweep")]
     pub(crate) sweep_step: f64,
 
-    /// A directory for report.json, the interval log and percentile files.
+    /// A directory for report.json, the interval log and percentile files [default:
+    /// corelog-bench-DATE-TIME, here].
     #[arg(long, value_name = "DIR", help_heading = "Results")]
     pub(crate) out: Option<PathBuf>,
     /// No line while it runs.

@@ -7,7 +7,7 @@ use corelog_bench::hist::scale::Unit;
 
 const EXAMPLES: &str = "\
 Examples:
-  corelog hist corelog-bench-20260131T120000Z
+  corelog hist corelog-bench-20260131-120000
   corelog hist before/run.hlog after/run.hlog --tag response --html compared.html
   corelog hist run.hlog --from 10 --to 40 --unit ms
   corelog hist jhiccup.hlog --output json

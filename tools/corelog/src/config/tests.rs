@@ -142,6 +142,21 @@ fn cores_are_numbers_and_ranges() {
     assert!(parse_cores("").is_err());
 }
 
+#[test]
+fn the_operators_page_says_what_every_key_does() {
+    const PAGE: &str = include_str!("../../../../docs/OPERATIONS.md");
+    let row = |key: &str| assert!(PAGE.contains(&format!("| `{key}` |")), "docs/OPERATIONS.md lacks {key}");
+    for (key, value) in environment::table_of(&Config::default()) {
+        match value {
+            toml::Value::Table(section) => section.keys().for_each(|inner| row(&format!("{key}.{inner}"))),
+            toml::Value::Array(_) => {
+                ["name", "bind", "advertise"].iter().for_each(|it| row(&format!("listener.{it}")));
+            }
+            _ => row(&key),
+        }
+    }
+}
+
 mod properties {
     use proptest::prelude::*;
 

@@ -30,7 +30,16 @@ impl Node {
     pub fn start(dir: &Path, environment: &[(&str, &str)]) -> Self {
         let (data_dir, log) = (dir.join("data"), dir.join("log"));
         let mut process = Command::new(BINARY)
-            .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--shards", "2", "--data-dir"])
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--http",
+                "127.0.0.1:0",
+                "--shards",
+                "2",
+                "--data-dir",
+            ])
             .arg(&data_dir)
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
@@ -122,7 +131,7 @@ impl Raw {
     }
 
     /// Says that nothing more comes, and waits until the node has closed the connection too.
-    pub fn is_closed_after_the_end(mut self) {
+    pub fn wait_for_the_end(mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
         while self.receive().is_some() {}
     }

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::machine::{Usage, as_f64};
 use super::plan::{Load, SAMPLES_MIN};
 use super::results::Measure;
 use crate::broker::Broker;
+use crate::machine::{Usage, as_f64};
 use crate::process::{Process, pinned};
 
 /// Nothing that is run here takes as long as this.

@@ -12,11 +12,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::bench::{Generator, Outcome, last_words, watch};
 use super::first_record;
 use super::java_tools;
-use super::machine::{Usage, as_f64};
 use super::plan::{Load, Row, Settings, Variant, step};
 use super::results::{Cell, Knee, Measure, Results};
 use crate::broker::{Broker, BrokerKind, BrokerOptions, Purpose};
 use crate::java::Java;
+use crate::machine::{Usage, as_f64};
 use crate::process;
 use crate::project::Project;
 

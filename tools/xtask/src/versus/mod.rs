@@ -10,7 +10,6 @@ mod first_record;
 mod headline;
 mod java_tools;
 mod lab;
-mod machine;
 mod page;
 mod plan;
 mod results;
@@ -26,10 +25,10 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 
 use self::lab::Lab;
-use self::machine::{Machine, Processors};
 use self::plan::{Row, Settings, Variant, step};
 use self::results::{Plot, Results, Round};
 use crate::broker::BrokerKind;
+use crate::machine::{self, Machine, Processors};
 use crate::process::{self, find};
 use crate::project::Project;
 use crate::setup;
@@ -201,14 +200,7 @@ fn describe(project: &Project, results: &mut Results, java: &crate::java::Java) 
     let jvm = Command::new(&java.program).arg("-version").output()?;
     let jvm = String::from_utf8_lossy(&jvm.stderr).into_owned();
     versions.insert("JVM".to_owned(), jvm.lines().nth(1).unwrap_or_default().to_owned());
-    let git = |arguments: &[&str]| -> Option<String> {
-        let output = Command::new("git").args(arguments).current_dir(project.root()).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let revision = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
-    let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"]);
-    let changed = if changed.is_none_or(|files| files.is_empty()) { "" } else { " with changes" };
-    versions.insert("Corelog".to_owned(), format!("revision {revision}{changed}"));
+    versions.insert("Corelog".to_owned(), project.revision());
     let rustc = Command::new("rustc").arg("--version").output()?;
     let rustc = String::from_utf8_lossy(&rustc.stdout).into_owned();
     versions.insert("Rust".to_owned(), first_line(rustc));

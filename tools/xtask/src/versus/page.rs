@@ -262,7 +262,7 @@ impl Page<'_> {
             vec!["processor".to_owned(), format!("{}, {} cores", machine.cpu, machine.cores)],
             vec![
                 "memory".to_owned(),
-                format!("{} MB", number((super::machine::as_f64(machine.memory_bytes) / 1e6).round())),
+                format!("{} MB", number((crate::machine::as_f64(machine.memory_bytes) / 1e6).round())),
             ],
             vec!["kernel".to_owned(), machine.kernel.clone()],
             vec!["file system of the data".to_owned(), machine.file_system.clone()],

@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::machine::Machine;
 use super::plan::{Row, Settings, Variant};
 use super::statistics::Spread;
+use crate::machine::Machine;
 
 /// Version of the file's form.
 const FORMAT: u32 = 1;

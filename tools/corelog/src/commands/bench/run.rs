@@ -37,8 +37,7 @@ pub(crate) fn run(arguments: &BenchRun, format: Format) -> Result<ExitCode> {
         Format::Text => out::print_text(&summary::render(&outcome, &watch.drawn))?,
         Format::Json => out::print_json(&outcome.report)?,
     }
-    let is_broken = |run: &Run| run.verification.as_ref().is_some_and(|it| !it.as_promised);
-    match outcome.report.runs.iter().find(|run| is_broken(run)) {
+    match outcome.report.runs.iter().find(|run| run.is_broken()) {
         Some(run) => bail!("run '{}': not every record is there once, in order and unchanged", run.name),
         None if outcome.interrupted => Ok(ExitCode::from(INTERRUPTED)),
         None => Ok(ExitCode::SUCCESS),
@@ -66,11 +65,11 @@ fn scenario(arguments: &BenchRun) -> Result<Scenario> {
 /// One run, or one sweep.
 fn plain(arguments: &BenchRun) -> Scenario {
     let plan = Plan::default();
-    let sweep = arguments.sweep.then(|| SweepSpec {
+    let sweep = arguments.sweep.then_some(SweepSpec {
         start_rate: arguments.sweep_start,
         p99_ms: Some(arguments.sweep_p99_ms),
         step_s: arguments.sweep_step,
-        ..SweepSpec::default()
+        max_rate: arguments.sweep_max,
     });
     let steps = match sweep {
         Some(_) => Vec::new(),

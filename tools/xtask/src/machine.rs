@@ -101,7 +101,7 @@ fn read_line(path: &Path) -> Option<String> {
 }
 
 /// The number behind a name, as in `VmRSS:   1234 kB`.
-fn field(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }

@@ -1,0 +1,35 @@
+//! `corelog stages`: what can be typed.
+
+use std::time::Duration;
+
+use clap::Args;
+
+const EXAMPLES: &str = "\
+Examples:
+  corelog stages
+  corelog stages --http 10.0.0.7:9644 --interval 30
+  corelog stages --output json
+
+It reads /metrics of a running node twice and shows what happened in between: for each stage how
+often it was passed a second, the mean time, and percentiles. docs/METRICS.md says what each stage
+is. Percentiles are interpolated between the bounds of the metrics' buckets, which are 1, 2, 5, 10,
+20, 50 and so on from 1 us to 10 s: the mean is exact, they are not. A percentile of 10 s says 10 s
+or more.";
+
+/// Which node, and for how long.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Stages {
+    /// The node's HTTP address.
+    #[arg(long, default_value = "127.0.0.1:9644", value_name = "ADDR")]
+    pub(crate) http: String,
+    /// How long to measure, in seconds.
+    #[arg(long, default_value = "5", value_parser = interval, value_name = "SECONDS")]
+    pub(crate) interval: Duration,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    const MAX_S: f64 = 86_400.0;
+    let seconds: Option<f64> = text.parse().ok().filter(|it| *it > 0.0 && *it <= MAX_S);
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("not a number of seconds up to {MAX_S}"))
+}
