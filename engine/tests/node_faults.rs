@@ -121,6 +121,9 @@ async fn create(engine: &Engine, name: &str, partitions: i32) -> Vec<TopicPartit
     (0..partitions).map(|partition| TopicPartition::new(id, PartitionId(partition))).collect()
 }
 
+/// What one life of the node leaves to the next.
+type Kept<T> = Rc<RefCell<Option<T>>>;
+
 /// What was acknowledged: the value's number by offset.
 #[derive(Default)]
 struct Promised(BTreeMap<i64, u64>);
@@ -209,7 +212,7 @@ async fn until<T>(patience: Duration, what: &str, mut look: impl AsyncFnMut() ->
 fn a_full_disk(before: usize, free_bytes: u64) {
     let sim = sim();
     let disk = sim.disk(NODE);
-    let kept: Rc<RefCell<Option<(TopicPartition, Promised)>>> = Rc::default();
+    let kept: Kept<(TopicPartition, Promised)> = Rc::default();
     let keep = Rc::clone(&kept);
     live(&sim, 1, true, async move |engine| {
         let mut promised = Promised::default();
@@ -313,7 +316,7 @@ async fn is_refused_for_good(engine: &Engine, target: TopicPartition, promised: 
 fn a_failing_journal(on: FaultOn, shard: usize) {
     let sim = sim();
     let disk = sim.disk(NODE);
-    let kept: Rc<RefCell<Option<([TopicPartition; 2], Vec<Promised>)>>> = Rc::default();
+    let kept: Kept<([TopicPartition; 2], Vec<Promised>)> = Rc::default();
     let keep = Rc::clone(&kept);
     live(&sim, 2, false, async move |engine| {
         let targets = one_on_each(&engine, "log").await;

@@ -6,8 +6,8 @@
 mod live;
 
 use std::io::{Read, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -99,8 +99,12 @@ impl GoodClient {
     }
 }
 
+/// What a test sees of waiting and memory is its own only while no other runs.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// A node, its good client, and how much memory it may come to.
 struct Scene {
+    _alone: MutexGuard<'static, ()>,
     node: Node,
     good: GoodClient,
     base_bytes: u64,
@@ -109,6 +113,7 @@ struct Scene {
 
 impl Scene {
     fn start() -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         raise_descriptor_limit();
         let dir = on_disk();
         let node = Node::start(dir.path(), &ENVIRONMENT);
@@ -116,7 +121,7 @@ impl Scene {
         let good = GoodClient::start(&node);
         good.goes_on();
         let base_bytes = node.resident_bytes();
-        Self { node, good, base_bytes, _dir: dir }
+        Self { _alone: alone, node, good, base_bytes, _dir: dir }
     }
 
     /// The others are served, and no more memory is used than `allowed_bytes` beyond the base.
@@ -267,7 +272,7 @@ fn bomb(codec: Codec, bytes: usize) -> BytesMut {
 fn decompression_bombs_of_every_codec_are_refused_in_bounded_memory() {
     let mut scene = Scene::start();
     // Snappy makes at most 21 bytes of one, so that more than this is larger than a batch may be.
-    let bombs = [(Codec::Gzip, 900), (Codec::Lz4, 200), (Codec::Zstd, 900), (Codec::Snappy, 16)];
+    let bombs = [(Codec::Gzip, 200), (Codec::Lz4, 200), (Codec::Zstd, 200), (Codec::Snappy, 16)];
     let mut bad = 0;
     for (codec, mebibytes) in bombs {
         let bomb = bomb(codec, mebibytes * MIB);
@@ -276,14 +281,14 @@ fn decompression_bombs_of_every_codec_are_refused_in_bounded_memory() {
         let threads: Vec<_> = (0..4)
             .map(|_| (scene.node.connect(), bomb.clone()))
             .map(|(mut client, bomb)| {
-                thread::spawn(move || (0..3).map(|_| client.produce(TOPIC, 1, &bomb).unwrap().0).collect())
+                thread::spawn(move || (0..2).map(|_| client.produce(TOPIC, 1, &bomb).unwrap().0).collect())
             })
             .collect();
         for thread in threads {
             let codes: Vec<i16> = thread.join().unwrap();
             assert!(codes.iter().all(|code| *code > 0), "{codec}: {codes:?}");
         }
-        println!("{codec}: {:?} for each of 12 bombs", began.elapsed() / 12);
+        println!("{codec}: {:?} for each of 8 bombs", began.elapsed() / 8);
         bad += 4;
         // A batch may have 100 MiB of records once decompressed, on each shard at a time.
         scene.is_unharmed(codec.name(), 2 * 128 * MIB);
@@ -291,14 +296,14 @@ fn decompression_bombs_of_every_codec_are_refused_in_bounded_memory() {
     scene.end(bad);
 }
 
-/// Requests that are right, and as large as they may be: a million empty names in 2 MB.
+/// Requests that are right, and large: 262,144 empty names in half a megabyte.
 #[test]
 fn the_largest_requests_hold_up_nobody_for_long() {
     let mut scene = Scene::start();
     let count = 1 << 18;
     let mut body = (count as i32).to_be_bytes().to_vec();
     body.resize(body.len() + 2 * count, 0);
-    for _ in 0..5 {
+    for _ in 0..3 {
         let mut client = scene.node.connect();
         let began = Instant::now();
         let frame = client.request(3, 0, &body);
@@ -336,7 +341,7 @@ fn the_port_for_metrics_takes_garbage_too() {
         assert!(!answer.starts_with(b"HTTP/1.1 200"), "{round}");
     }
     // Some that say nothing, and one that does.
-    let silent: Vec<_> = (0..15).map(|_| connect()).collect();
+    let silent: Vec<_> = (0..100).map(|_| connect()).collect();
     let mut stream = connect();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -389,7 +394,7 @@ fn who_sends_slowly_keeps_nobody_from_being_served() {
         slow.push(client);
     }
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(8) {
+    while began.elapsed() < Duration::from_secs(6) {
         for client in &mut slow {
             // Some of them were closed meanwhile, as they should be.
             let _ = client.stream.write(&[0]);
@@ -425,7 +430,7 @@ fn who_does_not_read_keeps_nobody_from_being_served() {
         deaf.push(client);
     }
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(6) {
+    while began.elapsed() < Duration::from_secs(4) {
         // Beside the budgets: a batch for each fetch under way, what readers of segments keep (16 on each
         // shard, with two chunks of 1 MiB), and what the allocator does not give back.
         scene.is_unharmed("clients that do not read", BUDGETS_BYTES + 192 * MIB);

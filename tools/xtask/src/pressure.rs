@@ -339,13 +339,13 @@ fn fetch_frame(partition: i32, offset: i64) -> Vec<u8> {
     }
     body.push(0);
     body.extend(1_i32.to_be_bytes());
-    body.extend((BACKLOG.len() as u16).to_be_bytes());
+    body.extend(u16::try_from(BACKLOG.len()).expect("a short name").to_be_bytes());
     body.extend(BACKLOG.as_bytes());
     body.extend(1_i32.to_be_bytes());
     body.extend(partition.to_be_bytes());
     body.extend(offset.to_be_bytes());
     body.extend(FETCH_BYTES.to_be_bytes());
-    let mut frame = (body.len() as u32).to_be_bytes().to_vec();
+    let mut frame = u32::try_from(body.len()).expect("a short frame").to_be_bytes().to_vec();
     frame.extend(body);
     frame
 }
