@@ -225,7 +225,6 @@ impl Stream {
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            self.sent_bytes.set(self.sent_bytes.get() + written as u64);
             while written > 0 {
                 let left = parts[0].len() - sent;
                 if written < left {
