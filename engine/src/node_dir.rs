@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! format                    version of everything below
-//! layout                    journal ids in the order of the shards
+//! layout                    journal ids in the order of the shards, and a checksum of these lines
 //! journal/<id>/             one shard's journal
 //! topics/<topic id>/<p>/    one partition's segments: no shard in the path
 //! ```
@@ -22,6 +22,9 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const FORMAT_FILE: &str = "format";
 /// Names the journals, a line each, in the order of the shards.
 pub const LAYOUT_FILE: &str = "layout";
+
+/// No machine has as many cores.
+const SHARDS_MAX: usize = 1 << 16;
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -84,9 +87,14 @@ pub fn topic_dir(data_dir: &Path, target: &TopicPartition) -> PathBuf {
 /// See [`NodeDirError`]. Nothing is changed in a directory that is not ours or newer.
 pub async fn prepare(data_dir: &Path, shards: usize) -> Result<JournalPlan, NodeDirError> {
     check_format(data_dir).await?;
-    let layout = read_layout(data_dir).await?;
-    remove_unlisted_journals(data_dir, &layout).await?;
+    let Layout { journals: layout, is_checked } = read_layout(data_dir).await?;
+    if is_checked {
+        remove_unlisted_journals(data_dir, &layout).await?;
+    } else {
+        check_all_are_listed(data_dir, &layout).await?;
+    }
     let next = layout.iter().max().map_or(1, |id| id + 1);
+    assert!(layout.len() <= SHARDS_MAX, "a layout that was read names no more journals");
     let plan = if layout.len() == shards {
         JournalPlan { journals: layout, drain: Vec::new() }
     } else {
@@ -111,16 +119,57 @@ pub async fn prepare(data_dir: &Path, shards: usize) -> Result<JournalPlan, Node
 /// The file system's.
 pub async fn write_layout(data_dir: &Path, journals: &[u64]) -> Result<(), NodeDirError> {
     let path = data_dir.join(LAYOUT_FILE);
-    let mut text = String::new();
-    for id in journals {
-        text.push_str(&format!("journal {id}\n"));
-    }
+    let text = layout_text(journals);
     if let Ok(current) = fs::read_small(&path).await
         && current == text.as_bytes()
     {
         return Ok(());
     }
     fs::write_small_atomic(&path, text.as_bytes()).await.map_err(io_at(&path))
+}
+
+fn layout_text(journals: &[u64]) -> String {
+    let mut text = String::new();
+    for id in journals {
+        text.push_str(&format!("journal {id}\n"));
+    }
+    let checksum = crc32c::crc32c(text.as_bytes());
+    text.push_str(&format!("checksum {checksum:08x}\n"));
+    text
+}
+
+/// What a layout says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Layout {
+    journals: Vec<u64>,
+    /// Otherwise it was written by hand, or before there were checksums: nothing is removed for it.
+    is_checked: bool,
+}
+
+/// The journals of a layout. What it does not name is removed, so that a damaged one must not be
+/// taken for another.
+fn parse_layout(bytes: &[u8]) -> Result<Layout, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not text".to_owned())?;
+    let mut journals = Vec::new();
+    for line in text.lines().take_while(|line| !line.starts_with("checksum ")) {
+        let id = line.strip_prefix("journal ").and_then(|id| id.parse::<u64>().ok());
+        match id.filter(|id| *id < u64::MAX) {
+            Some(id) if !journals.contains(&id) => journals.push(id),
+            Some(_) | None => return Err(format!("unreadable line '{}'", line.escape_debug())),
+        }
+        if journals.len() > SHARDS_MAX {
+            return Err(format!("it names more than {SHARDS_MAX} journals"));
+        }
+    }
+    if journals.is_empty() {
+        return Err("it names no journal".to_owned());
+    }
+    let checked = layout_text(&journals);
+    let is_checked = text == checked;
+    if !is_checked && text != &checked[..checked.find("checksum").unwrap_or_default()] {
+        return Err("its checksum does not match".to_owned());
+    }
+    Ok(Layout { journals, is_checked })
 }
 
 /// Removes journals that the layout does not name.
@@ -171,40 +220,91 @@ async fn check_format(data_dir: &Path) -> Result<(), NodeDirError> {
 }
 
 /// The journals of the layout; none in a new directory.
-async fn read_layout(data_dir: &Path) -> Result<Vec<u64>, NodeDirError> {
+async fn read_layout(data_dir: &Path) -> Result<Layout, NodeDirError> {
     let path = data_dir.join(LAYOUT_FILE);
     if !fs::exists(&path).await.map_err(io_at(&path))? {
-        return no_layout(data_dir, path).await;
+        check_all_are_listed(data_dir, &[]).await?;
+        return Ok(Layout::default());
     }
     let bytes = fs::read_small(&path).await.map_err(io_at(&path))?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let id = |line: &str| line.strip_prefix("journal ").and_then(|id| id.parse::<u64>().ok());
-    let unreadable = |line: &str| NodeDirError::NotOurs {
-        path: path.clone(),
-        reason: format!("unreadable line '{line}'"),
-    };
-    text.lines().map(|line| id(line).ok_or_else(|| unreadable(line))).collect()
+    parse_layout(&bytes).map_err(|reason| NodeDirError::NotOurs { path, reason })
 }
 
-/// Without a layout there may be journal directories that a first start made, but nothing in them.
-async fn no_layout(data_dir: &Path, layout: PathBuf) -> Result<Vec<u64>, NodeDirError> {
+/// Without a checked layout there may be journal directories that a first start made, but nothing in
+/// them.
+async fn check_all_are_listed(data_dir: &Path, listed: &[u64]) -> Result<(), NodeDirError> {
     let journals = data_dir.join("journal");
     for entry in fs::list_dir(&journals).await.map_err(io_at(&journals))? {
         let dir = journals.join(&entry.name);
+        let is_listed = entry.name.parse::<u64>().is_ok_and(|id| listed.contains(&id));
         let in_use = entry.is_dir && !fs::list_dir(&dir).await.map_err(io_at(&dir))?.is_empty();
-        if in_use {
+        if in_use && !is_listed {
             let reason = format!(
-                "it is missing, though {} holds a journal: restore it (a line `journal ID` for each \
-                 shard, in order), nothing was changed",
+                "it is missing or not whole, though {} holds a journal: restore it (a line `journal ID` \
+                 for each shard, in order), nothing was changed",
                 dir.display()
             );
-            return Err(NodeDirError::NotOurs { path: layout, reason });
+            return Err(NodeDirError::NotOurs { path: data_dir.join(LAYOUT_FILE), reason });
         }
     }
-    Ok(Vec::new())
+    Ok(())
 }
 
 fn io_at(path: &Path) -> impl FnOnce(io::Error) -> NodeDirError + use<> {
     let path = path.to_owned();
     move |error| NodeDirError::Io { path, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_layout_comes_back() {
+        for journals in [vec![1], vec![3, 1, 2], vec![u64::MAX - 1]] {
+            let text = layout_text(&journals);
+            let by_hand = text
+                .lines()
+                .filter(|line| line.starts_with("journal"))
+                .fold(String::new(), |text, line| text + line + "\n");
+            for (text, is_checked) in [(&text, true), (&by_hand, false)] {
+                let layout = Layout { journals: journals.clone(), is_checked };
+                assert_eq!(parse_layout(text.as_bytes()), Ok(layout));
+            }
+        }
+    }
+
+    /// What a layout does not name is removed: one flipped bit made a journal disappear.
+    #[test]
+    fn no_flipped_bit_and_no_cut_makes_another_layout() {
+        let text = layout_text(&[1, 2, 10]);
+        let is_taken = |bytes: &[u8]| parse_layout(bytes).is_ok_and(|layout| layout.is_checked);
+        for bit in 0..text.len() * 8 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(!is_taken(&bytes), "bit {bit}");
+        }
+        for cut in 0..text.len() {
+            assert!(!is_taken(&text.as_bytes()[..cut]), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_layout_names_each_journal_once_and_leaves_room_for_the_next() {
+        for journals in [&[][..], &[1, 1], &[u64::MAX]] {
+            assert!(parse_layout(layout_text(journals).as_bytes()).is_err(), "{journals:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_layout_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_layout(&bytes);
+            let mut named = b"journal 1\n".to_vec();
+            named.extend(bytes);
+            let _ = parse_layout(&named);
+        }
+    }
 }
