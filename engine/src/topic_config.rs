@@ -700,10 +700,10 @@ impl TopicConfig {
                 _ => Durability::Fsync,
             },
             delete_retention_ms: values.parsed("delete.retention.ms"),
-            index_interval_bytes: values.parsed("index.interval.bytes"),
+            index_interval_bytes: values.unsigned("index.interval.bytes"),
             max_compaction_lag_ms: values.parsed("max.compaction.lag.ms"),
             max_message_bytes: values
-                .parsed::<usize>("max.message.bytes")
+                .unsigned::<usize>("max.message.bytes")
                 .min(usize::try_from(defaults.max_message_bytes_ceiling).unwrap_or(0)),
             message_timestamp_after_max_ms: values.parsed("message.timestamp.after.max.ms"),
             message_timestamp_before_max_ms: values.parsed("message.timestamp.before.max.ms"),
@@ -713,10 +713,10 @@ impl TopicConfig {
             },
             min_cleanable_dirty_ratio: values.parsed("min.cleanable.dirty.ratio"),
             min_compaction_lag_ms: values.parsed("min.compaction.lag.ms"),
-            min_insync_replicas: values.parsed("min.insync.replicas"),
+            min_insync_replicas: values.unsigned("min.insync.replicas"),
             retention_bytes: values.parsed("retention.bytes"),
             retention_ms: values.parsed("retention.ms"),
-            segment_bytes: values.parsed("segment.bytes"),
+            segment_bytes: values.unsigned("segment.bytes"),
             segment_jitter_ms: values.parsed("segment.jitter.ms"),
             segment_ms: values.parsed("segment.ms"),
             unclean_leader_election: parse_bool(&values.text("unclean.leader.election.enable"))
@@ -744,6 +744,13 @@ impl Values<'_> {
     fn parsed<T: std::str::FromStr>(&self, name: &str) -> T {
         let parsed = self.text(name).parse().ok();
         parsed.expect("numbers were checked before they are read")
+    }
+
+    /// Read with a sign, as they were checked: "-0" is a number to Kafka, and none to an unsigned
+    /// type.
+    fn unsigned<T: TryFrom<i64>>(&self, name: &str) -> T {
+        let number = T::try_from(self.parsed::<i64>(name)).ok();
+        number.expect("their minimum is not below zero")
     }
 }
 
@@ -897,5 +904,46 @@ mod tests {
         assert_eq!(of("segment.bytes").source, ConfigSource::Node);
         assert_eq!(of("segment.ms").source, ConfigSource::Default);
         assert_eq!(of("segment.bytes").descriptor.config_type().code(), 3);
+    }
+
+    /// A client could end the node with a topic whose max.message.bytes is "-0".
+    #[test]
+    fn every_name_takes_every_spelling_of_a_number_that_passes_its_check() {
+        let spellings =
+            ["-0", "+1", "00", " 5 ", "+2147483647", "1e3", "NaN", "inf", "-inf", "", "-1", "0x1"];
+        for descriptor in DESCRIPTORS {
+            for value in spellings {
+                let _ =
+                    TopicConfig::from_overrides(&set(&[(descriptor.name, value)]), &NodeDefaults::default());
+            }
+        }
+        let zero =
+            TopicConfig::from_overrides(&set(&[("max.message.bytes", "-0")]), &NodeDefaults::default());
+        assert_eq!(zero.unwrap().max_message_bytes, 0);
+    }
+
+    mod properties {
+        use proptest::prelude::*;
+
+        use super::*;
+
+        proptest! {
+            #[test]
+            fn no_value_makes_a_config_panic(
+                pairs in prop::collection::vec(
+                    (0..DESCRIPTORS.len(), "([+-]?[0-9]{1,20}|[+-]?[0-9.e]{1,8}|[a-zA-Z,]{0,12}|.{0,8})"), 1..5,
+                ),
+                stray in "[a-z.]{0,12}",
+            ) {
+                let mut overrides: BTreeMap<_, _> = pairs
+                    .into_iter()
+                    .map(|(index, value)| (DESCRIPTORS[index].name.to_owned(), value))
+                    .collect();
+                let _ = TopicConfig::from_overrides(&overrides, &NodeDefaults::default());
+                overrides.insert(stray, "1".to_owned());
+                let effective = TopicConfig::effective(&overrides, &NodeDefaults::default());
+                let _ = (effective.produce_rules(), TopicConfig::describe(&overrides, &NodeDefaults::default()));
+            }
+        }
     }
 }
