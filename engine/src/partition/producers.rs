@@ -16,6 +16,11 @@ pub const REMEMBERED_BATCHES: usize = 5;
 /// A producer that was silent for so long is forgotten (`producer.id.expiration.ms`).
 pub const EXPIRATION_MS: i64 = 86_400_000;
 
+/// Producers that one partition remembers; with more of them, those that were silent for longest are
+/// forgotten as if they had expired. Anybody may make up producer ids, and a partition's state is one
+/// entry of the journal, whose smallest files have 1 MiB: this many take less than half of it.
+pub const PRODUCERS_MAX: usize = 3_000;
+
 /// One remembered batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeenBatch {
@@ -133,6 +138,19 @@ impl Producers {
                 TimestampType::CreateTime => -1,
             },
         });
+        if self.by_id.len() > PRODUCERS_MAX {
+            self.forget_longest_silent();
+        }
+    }
+
+    /// Makes room for some more, by the offsets of their last batches.
+    fn forget_longest_silent(&mut self) {
+        let last = |producer: &Producer| producer.batches.back().map(|batch| batch.base_offset);
+        let mut by_last: Vec<_> = self.by_id.iter().map(|(id, producer)| (last(producer), *id)).collect();
+        let (oldest, _, _) = by_last.select_nth_unstable(PRODUCERS_MAX / 8);
+        for (_, id) in oldest {
+            self.by_id.remove(id);
+        }
     }
 
     /// Forgets batches at and after `end`, and producers that have none left.
@@ -236,6 +254,26 @@ mod tests {
         let mut producers = with(&[batch(0, 0, 5, 0), batch(0, 5, 5, 5)]);
         producers.truncate_to(Offset(5));
         assert_eq!(producers.check(&batch(0, 5, 5, 5)), Ok(Verdict::Next));
+    }
+
+    #[test]
+    fn of_too_many_producers_those_that_were_silent_for_longest_are_forgotten() {
+        let mut producers = Producers::default();
+        let count = i64::try_from(PRODUCERS_MAX).unwrap() * 3;
+        for number in 0..count {
+            let producer_id = number * 7919 % count;
+            producers.note(&BatchHeader { producer_id, ..batch(0, 0, 1, number) }, 1);
+            // One that goes on writing.
+            producers.note(&BatchHeader { producer_id: count, ..batch(0, 0, 1, number) }, 1);
+            assert!(producers.iter().len() <= PRODUCERS_MAX);
+        }
+        assert!(producers.iter().len() > PRODUCERS_MAX / 2);
+        assert!(producers.iter().any(|(id, _)| id == count));
+        let mut state = crate::partition::state::PartitionState::empty(Default::default());
+        state.producers = producers;
+        let mut stored = bytes::BytesMut::new();
+        state.encode(&mut stored);
+        assert!(stored.len() < 512 << 10, "{} bytes", stored.len());
     }
 
     #[test]
