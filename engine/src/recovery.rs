@@ -85,6 +85,7 @@ impl Replay {
                 partition.blame("the journal holds neither its first record nor a checkpoint of it");
             }
             partition.state.high_watermark = partition.state.log_end;
+            partition.keep_contiguous();
         }
         Recovered { partitions: self.partitions, deleted: self.deleted }
     }
@@ -178,6 +179,11 @@ impl Replay {
         // Unknown so far means that a later checkpoint anchors it, and includes this.
         let Some(partition) = self.partitions.get_mut(&entry.target) else { return };
         let end = entry.base_offset;
+        if end < partition.state.log_start {
+            let start = partition.state.log_start;
+            partition.blame(&format!("the journal cuts the log to {end}, it starts at {start}"));
+            return;
+        }
         let state = &mut partition.state;
         partition.tail.retain(|batch| batch.base < end);
         state.log_end = state.log_end.min(end);
@@ -190,9 +196,14 @@ impl Replay {
     }
 
     fn log_start(&mut self, entry: &Entry) {
-        if let Some(partition) = self.partitions.get_mut(&entry.target) {
-            partition.state.log_start = partition.state.log_start.max(entry.base_offset);
+        let Some(partition) = self.partitions.get_mut(&entry.target) else { return };
+        let start = entry.base_offset;
+        if start > partition.state.log_end {
+            let end = partition.state.log_end;
+            partition.blame(&format!("the journal moves the log start to {start}, the log ends at {end}"));
+            return;
         }
+        partition.state.log_start = partition.state.log_start.max(start);
     }
 }
 
@@ -212,6 +223,16 @@ impl RecoveredPartition {
     /// Notes the first thing that was wrong.
     pub fn blame(&mut self, reason: &str) {
         self.fault.get_or_insert_with(|| reason.to_owned());
+    }
+
+    /// What contradicted itself may have left a gap in the tail. Nothing of such a partition is
+    /// served; what is before the gap stays in the journal with it.
+    fn keep_contiguous(&mut self) {
+        let gap = self.tail.windows(2).position(|pair| pair[0].next != pair[1].base);
+        if let Some(before) = gap {
+            self.blame("the journal holds batches that do not follow each other");
+            self.tail.truncate(before + 1);
+        }
     }
 
     fn adopt(&mut self, lsn: Lsn, state: PartitionState) {
@@ -369,6 +390,136 @@ mod tests {
         let gone = entry(EntryKind::DeletePartition, 0, Bytes::new());
         let recovered = replay(&[&appends[..], &[gone]].concat());
         assert!(recovered.partitions.is_empty() && recovered.deleted.contains(&target()));
+    }
+
+    /// What a shard makes of it: nothing that was replayed may be more than it can take.
+    fn adopt(recovered: Recovered) {
+        use crate::log::{FileCache, FileCacheOptions, SegmentLog};
+        use crate::topic_config::{NodeDefaults, TopicConfig};
+
+        let config = TopicConfig::effective(&BTreeMap::new(), &NodeDefaults::default());
+        let config = std::rc::Rc::new(config);
+        for recovered in recovered.partitions.into_values() {
+            let RecoveredPartition { state, tail, state_lsn, .. } = recovered;
+            let mut stored = BytesMut::new();
+            state.encode(&mut stored);
+            if recovered.fault.is_none() {
+                assert!(PartitionState::decode(&mut stored.freeze()).is_ok(), "{state:?}");
+            }
+            let options = crate::shard::start::segment_options(&config, &shard_options());
+            let files = FileCache::new(FileCacheOptions::default());
+            let dir = std::path::PathBuf::new();
+            let log = SegmentLog::new(dir, state.target, state.position, state.log_start, options, files);
+            let log = std::rc::Rc::new(log);
+            let partition = crate::partition::Partition::new(
+                state,
+                tail,
+                Some(state_lsn),
+                log,
+                std::rc::Rc::clone(&config),
+            );
+            let read = partition.tail().read(partition.log_start(), partition.log_end());
+            assert!(read.count() <= 100);
+        }
+    }
+
+    fn shard_options() -> crate::shard::ShardOptions {
+        crate::shard::ShardOptions {
+            data_dir: std::path::PathBuf::new(),
+            node: crate::types::NodeId(1),
+            tail_cache_bytes: 1 << 20,
+            unflushed_bytes_max: 1 << 20,
+            flush_chunk_bytes: 1 << 20,
+            carry_bytes_max: 1 << 10,
+            journal_queue_bytes_max: 1 << 20,
+            open_files_max: 8,
+            planted: PlantedBug::NONE,
+        }
+    }
+
+    mod properties {
+        use proptest::prelude::*;
+
+        use super::*;
+        use crate::log::SegmentPosition;
+
+        /// Batches, states and tails that mostly make sense, by themselves.
+        fn payload() -> impl Strategy<Value = Bytes> {
+            let small = 0..12_i64;
+            let batches = || {
+                let any = (small.clone(), 1..4_i64).prop_map(|(base, count)| batch(base, count));
+                prop::collection::vec(any, 0..3)
+            };
+            let numbers = prop::collection::vec(small.clone(), 5).prop_map(|mut numbers| {
+                numbers.sort_unstable();
+                numbers
+            });
+            let states = (numbers, 0..3_u64, batches()).prop_map(|(numbers, blocks, tail)| {
+                let mut state = state(numbers[1], numbers[4]);
+                state.position = SegmentPosition {
+                    segment_base: Offset(numbers[0]),
+                    batch_base: Offset(numbers[1]),
+                    position_bytes: 4096 * (1 + blocks),
+                    batch_position_bytes: 4096 + blocks * 100,
+                };
+                (state.log_start, state.high_watermark) = (Offset(numbers[2]), Offset(numbers[3]));
+                stored(&state, &tail)
+            });
+            prop_oneof![
+                4 => batches().prop_map(|all| all.concat().into()),
+                4 => states,
+                1 => prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from),
+            ]
+        }
+
+        fn entries() -> impl Strategy<Value = Vec<Entry>> {
+            let kind = prop_oneof![
+                4 => Just(EntryKind::Append),
+                2 => Just(EntryKind::Checkpoint),
+                2 => Just(EntryKind::CarryForward),
+                1 => Just(EntryKind::TruncateTo),
+                1 => Just(EntryKind::LogStart),
+                1 => Just(EntryKind::DeletePartition),
+            ];
+            let mutations = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..2);
+            let entry =
+                (kind, -1..14_i64, payload(), mutations).prop_map(|(kind, base, payload, mutations)| {
+                    let mut payload = payload.to_vec();
+                    for (at, value) in &mutations {
+                        if !payload.is_empty() {
+                            let at = at.index(payload.len());
+                            payload[at] = *value;
+                        }
+                    }
+                    entry(kind, base, payload.into())
+                });
+            prop::collection::vec(entry, 0..12)
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig::with_cases(2000))]
+
+            /// A journal's checksums keep damage out; a newer version, or a mistake of ours, may
+            /// still leave entries that contradict each other. The node starts, and says so.
+            #[test]
+            fn no_entries_are_more_than_a_shard_can_take(entries in entries()) {
+                adopt(replay(&entries));
+            }
+        }
+    }
+
+    #[test]
+    fn a_log_that_goes_on_behind_what_a_checkpoint_misses_is_a_fault_and_no_panic() {
+        let missing = entry(EntryKind::Checkpoint, 0, stored(&state(0, 12), &[]));
+        let recovered = replay(&[
+            entry(EntryKind::Append, 0, batch(0, 5)),
+            missing,
+            entry(EntryKind::Append, 12, batch(12, 2)),
+        ]);
+        let partition = &recovered.partitions[&target()];
+        assert!(partition.fault.is_some());
+        assert_eq!(partition.tail.len(), 1);
+        adopt(recovered);
     }
 
     #[test]

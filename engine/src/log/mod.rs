@@ -63,6 +63,14 @@ impl SegmentPosition {
         }
     }
 
+    /// Whether such a position can be: whole blocks count, and batches begin behind the header's.
+    pub fn is_possible(&self) -> bool {
+        self.segment_base.0 >= 0
+            && self.segment_base <= self.batch_base
+            && self.position_bytes.is_multiple_of(HEADER_BYTES)
+            && (HEADER_BYTES..=self.position_bytes).contains(&self.batch_position_bytes)
+    }
+
     /// Whether the segments hold anything of a batch that begins at or after `end`.
     pub fn reaches_beyond(&self, end: Offset) -> bool {
         end < self.batch_base || (end == self.batch_base && self.batch_position_bytes < self.position_bytes)

@@ -137,3 +137,67 @@ impl MetaRecovery {
         Ok(Recovered { log, image })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::{LeaderEpoch, NodeId, Offset, TopicPartition};
+
+    fn log_id(index: u64) -> LogId {
+        LogId::new(openraft::CommittedLeaderId::new(1, NodeId(1)), index)
+    }
+
+    /// Payloads that mostly make sense by themselves.
+    fn payload() -> impl Strategy<Value = Vec<u8>> {
+        let piece = (0..3_u32, 0..3_u32, prop::collection::vec(any::<u8>(), 0..40));
+        prop_oneof![
+            (0..5_u64).prop_map(|index| wire::encode(&RaftEntry {
+                log_id: log_id(index),
+                payload: openraft::EntryPayload::Blank,
+            })),
+            (0..5_u64).prop_map(|index| wire::encode(&log_id(index))),
+            (0..5_u64).prop_map(|term| wire::encode(&Vote::new(term, NodeId(1)))),
+            piece.prop_map(|(index, count, rest)| wire::encode_before(&Piece { index, count }, &rest)),
+            Just(wire::encode_before(
+                &Piece { index: 0, count: 1 },
+                &wire::encode_before(&SnapshotMeta::default(), &wire::encode(&MetaImage::default())),
+            )),
+            prop::collection::vec(any::<u8>(), 0..60),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_entries_make_metadata_panic(
+            entries in prop::collection::vec((5..=11_u8, payload(), any::<prop::sample::Index>(), any::<u8>()), 0..12),
+        ) {
+            let kinds = [
+                EntryKind::RaftVote,
+                EntryKind::RaftEntry,
+                EntryKind::RaftTruncate,
+                EntryKind::RaftSnapshot,
+                EntryKind::RaftPurge,
+            ];
+            let mut recovery = MetaRecovery::default();
+            for (number, (kind, mut payload, at, value)) in (0..).zip(entries) {
+                // One in four is damaged.
+                if value % 4 == 0 && !payload.is_empty() {
+                    let at = at.index(payload.len());
+                    payload[at] = value;
+                }
+                let entry = Entry {
+                    kind: kinds[usize::from(kind) % kinds.len()],
+                    target: TopicPartition::default(),
+                    base_offset: Offset(0),
+                    leader_epoch: LeaderEpoch(-1),
+                    payload: Bytes::from(payload),
+                };
+                recovery.replay(Lsn(number), &entry);
+            }
+            let _ = recovery.finish();
+        }
+    }
+}

@@ -126,7 +126,8 @@ impl PartitionState {
             && log_start <= high_watermark
             && high_watermark <= log_end
             && position.batch_base <= log_end
-            && position.segment_base <= position.batch_base;
+            && position.segment_base <= position.batch_base
+            && position.is_possible();
         if !ordered {
             return Err(StateError::Inconsistent);
         }
@@ -225,7 +226,7 @@ mod tests {
                 let mut state = PartitionState::empty(target);
                 state.position.segment_base = Offset(numbers[0]);
                 state.position.batch_base = Offset(numbers[1]);
-                state.position.position_bytes = numbers[2].unsigned_abs() * 4096;
+                state.position.position_bytes = (1 + numbers[2].unsigned_abs()) * 4096;
                 state.log_start = Offset(numbers[2]);
                 state.high_watermark = Offset(numbers[3]);
                 state.log_end = Offset(numbers[4]);
