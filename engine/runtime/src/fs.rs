@@ -325,16 +325,22 @@ pub async fn exists(path: impl AsRef<Path>) -> io::Result<bool> {
     }
 }
 
+/// What [`read_small`] reads at most.
+const SMALL_FILE_BYTES_MAX: u64 = 4 << 20;
+
 /// Reads a whole small file.
 ///
 /// # Errors
-/// `NotFound`, I/O errors.
+/// `NotFound`, I/O errors; `FileTooLarge` for one that is not small.
 pub async fn read_small(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     let file = File::open(path.as_ref(), OpenMode::Read).await?;
-    let len = usize::try_from(file.len().await?).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-    let bytes = file.read_at(0, len).await?;
+    let len = file.len().await?;
+    let bytes = match usize::try_from(len) {
+        Ok(len) if len as u64 <= SMALL_FILE_BYTES_MAX => file.read_at(0, len).await,
+        _ => Err(io::ErrorKind::FileTooLarge.into()),
+    };
     file.close().await?;
-    Ok(bytes.to_vec())
+    Ok(bytes?.to_vec())
 }
 
 /// Replaces a small file by `bytes`, durably: a crash leaves the old content or the new one.

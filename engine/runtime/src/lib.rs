@@ -19,6 +19,7 @@ pub mod net;
 mod oneshot;
 pub mod process;
 pub mod rand;
+pub mod rate;
 mod real;
 pub mod shards;
 pub mod sim;
