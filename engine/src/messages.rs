@@ -58,6 +58,8 @@ pub enum Change {
     Image(Arc<MetaImage>),
     /// Start-up, from shard 0: every shard is in service.
     Ready,
+    /// Start-up, from shard 0: the node cannot start.
+    GiveUp,
     /// To shard 0: create topics, or only check whether that would go.
     CreateTopics(Vec<NewTopic>, bool),
     /// To shard 0: delete topics.

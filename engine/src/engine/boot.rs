@@ -76,7 +76,15 @@ pub enum BootError {
     /// Metadata could not be restored.
     #[error("metadata: {0}")]
     Metadata(String),
+    /// Not this shard's fault.
+    #[error("the node could not start; shard 0 says why")]
+    GivenUp,
 }
+
+/// How far a start is, as shard 0 tells the others.
+pub(super) const READY: u64 = 1;
+/// It failed, and nothing follows.
+pub(super) const GIVEN_UP: u64 = 2;
 
 impl Engine {
     /// Starts this shard's part of a node; resolves when the whole node is in service.
@@ -90,9 +98,16 @@ impl Engine {
         let engine = Self::new(mesh, options);
         task::spawn(engine.clone().serve());
         if engine.shard() == 0 {
-            engine.boot().await?;
+            if let Err(error) = engine.boot().await {
+                // They wait for this shard, which is about to be gone.
+                engine.tell_all(|| Change::GiveUp).await;
+                return Err(error);
+            }
         } else {
-            engine.inner.ready.reached(1).await;
+            engine.inner.ready.reached(READY).await;
+            if engine.inner.ready.get() == GIVEN_UP {
+                return Err(BootError::GivenUp);
+            }
         }
         Ok(engine)
     }

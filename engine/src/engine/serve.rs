@@ -10,6 +10,7 @@ use corelog_runtime::time::Instant;
 use tokio::sync::oneshot;
 
 use super::Engine;
+use super::boot::{GIVEN_UP, READY};
 use crate::api::{EpochEnd, FoundOffset, PartitionError, TopicError};
 use crate::messages::{Change, EpochPart, OffsetPart, ShardReply, ShardRequest};
 use crate::meta::image::{MetaImage, TopicMeta};
@@ -86,7 +87,11 @@ impl Engine {
             }
             Change::Ready => {
                 self.local().spawn_reclaim();
-                self.inner.ready.raise(1);
+                self.inner.ready.raise(READY);
+                ShardReply::Done
+            }
+            Change::GiveUp => {
+                self.inner.ready.raise(GIVEN_UP);
                 ShardReply::Done
             }
             Change::CreateTopics(topics, validate_only) => {
