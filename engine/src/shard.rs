@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use corelog_protocol::batch::Scratch;
+use corelog_runtime::rate::RateLimit;
 use corelog_runtime::task::{self, Class};
 use tokio::sync::Notify;
 
@@ -64,6 +65,9 @@ pub struct ShardOptions {
     pub planted: PlantedBug,
 }
 
+/// Lines in the log about segments that cannot be read, in a second.
+const READ_ERRORS_PER_SECOND: u32 = 5;
+
 /// A partition, shared by the tasks of its shard.
 pub(crate) type PartitionCell = Rc<RefCell<Partition>>;
 
@@ -87,10 +91,14 @@ pub struct Shard {
     /// One element per batch that is in segments and still in memory, oldest first.
     evictable: RefCell<VecDeque<PartitionCell>>,
     flush_queue: RefCell<VecDeque<PartitionCell>>,
+    /// The last flush found no space on the disk.
+    segments_full: Cell<bool>,
     flush_wanted: Notify,
     /// A partition's right to flush was given back, or a flush ended.
     flush_ended: Notify,
     next_watch: Cell<u64>,
+    /// Lines about segments that cannot be read.
+    read_errors: RateLimit,
     /// Set on shard 0, whose journal holds the metadata's log.
     meta: RefCell<Option<Meta>>,
     /// Deletions whose files are not gone yet, and the journal entry that says so.
@@ -144,9 +152,11 @@ impl Shard {
             unflushed_bytes: Cell::new(0),
             evictable: RefCell::default(),
             flush_queue: RefCell::default(),
+            segments_full: Cell::new(false),
             flush_wanted: Notify::new(),
             flush_ended: Notify::new(),
             next_watch: Cell::new(0),
+            read_errors: RateLimit::new(READ_ERRORS_PER_SECOND),
             meta: RefCell::default(),
             deletions: RefCell::default(),
             lost: RefCell::default(),

@@ -109,7 +109,7 @@ async fn run(inner: &Rc<Inner>) {
         let Some(job) = job else { break };
         let full = match perform(inner, job).await {
             Ok(()) => false,
-            Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => true,
+            Err(JournalError::Io { source, .. }) if is_no_space(&source) => true,
             Err(error) => {
                 inner.fence(error);
                 break;
@@ -129,6 +129,11 @@ async fn run(inner: &Rc<Inner>) {
             retry = RETRY_FIRST;
         }
     }
+}
+
+/// A quota counts as a full disk.
+fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn note_space(inner: &Inner, full: bool) {

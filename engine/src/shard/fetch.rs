@@ -120,8 +120,19 @@ impl Shard {
                     high_watermark: partition.high_watermark(),
                 };
             }
-            read_failed(partition.target(), &error)
+            self.read_failed(partition.target(), &error)
         })
+    }
+
+    /// Clients repeat what failed, so that the log has only some of the lines.
+    fn read_failed(&self, target: TopicPartition, error: &LogError) -> PartitionError {
+        if let Some(unsaid) = self.read_errors.pass() {
+            tracing::error!(partition = %target, %error, unsaid, "segment read failed");
+        }
+        match error {
+            LogError::Corrupt { .. } => PartitionError::Corrupt(error.to_string()),
+            _ => PartitionError::Offline(error.to_string()),
+        }
     }
 
     /// Watches partitions for records beyond the offsets given. It has changed already when one of
@@ -196,7 +207,7 @@ impl Shard {
         let (log, flushed_to, target) = parts(cell);
         if flushed_to > log_start {
             let in_segments = log.offset_for_time(timestamp_ms).await;
-            if let Some(found) = in_segments.map_err(|error| read_failed(target, &error))? {
+            if let Some(found) = in_segments.map_err(|error| self.read_failed(target, &error))? {
                 return Ok(Some(found).filter(|(offset, _)| (log_start..end).contains(offset)));
             }
         }
@@ -232,7 +243,7 @@ impl Shard {
         let mut largest = None;
         if flushed_to > log_start {
             let in_segments = log.max_timestamp().await;
-            largest = in_segments.map_err(|error| read_failed(target, &error))?.map(|(time, _)| time);
+            largest = in_segments.map_err(|error| self.read_failed(target, &error))?.map(|(time, _)| time);
         }
         let in_tail = cell
             .borrow()
@@ -287,14 +298,6 @@ fn read_tail(
 fn parts(cell: &PartitionCell) -> (Rc<crate::log::SegmentLog>, Offset, TopicPartition) {
     let partition = cell.borrow();
     (Rc::clone(partition.log()), partition.position().batch_base, partition.target())
-}
-
-fn read_failed(target: TopicPartition, error: &LogError) -> PartitionError {
-    tracing::error!(partition = %target, %error, "segment read failed");
-    match error {
-        LogError::Corrupt { .. } => PartitionError::Corrupt(error.to_string()),
-        _ => PartitionError::Offline(error.to_string()),
-    }
 }
 
 fn corrupt(target: TopicPartition, error: &dyn std::error::Error) -> PartitionError {

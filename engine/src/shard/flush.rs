@@ -5,15 +5,21 @@
 //! journal as a whole.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use corelog_runtime::task::yield_now;
-use corelog_runtime::time::Instant;
+use corelog_runtime::time::{self, Instant};
 
 use super::{PartitionCell, Shard};
+use crate::journal::JournalFull;
 use crate::log::{LogError, Roll};
+use crate::partition::tail::TailBatch;
 
 /// Flushes that may go on at a time: enough to keep the device busy while one of them syncs.
 pub(super) const WORKERS: usize = 2;
+
+/// How long a flush that found no space waits before it is tried again.
+const SPACE_RETRY: Duration = Duration::from_millis(500);
 
 impl Shard {
     /// Puts a partition in the queue of the flush workers.
@@ -33,7 +39,12 @@ impl Shard {
             match next {
                 Some(cell) => {
                     if let Err(error) = self.flush(&cell).await {
-                        self.flush_failed(&cell, &error).await;
+                        self.flush_failed(&cell, &error);
+                        if error.is_disk_full() && !self.stopping.get() {
+                            // Nobody tells when there is space again.
+                            time::sleep(SPACE_RETRY).await;
+                            self.want_flush(cell);
+                        }
                     }
                     yield_now().await;
                 }
@@ -48,19 +59,47 @@ impl Shard {
         self.claim_flush(cell).await;
         let result = self.flush_claimed(cell).await;
         self.release_flush(cell);
+        let is_full = result.as_ref().is_err_and(LogError::is_disk_full);
+        if self.segments_full.replace(is_full) != is_full {
+            tracing::warn!(shard = self.index, is_full, "space for segments changed");
+            if !is_full {
+                // That was a part of it.
+                self.want_flush(Rc::clone(cell));
+            }
+            self.retry_parked();
+        }
         result
+    }
+
+    /// Whether a produce has to be refused until there is space again: what is appended now could
+    /// neither stay in the journal nor leave it.
+    pub(super) fn is_disk_full(&self) -> bool {
+        match self.journal.full() {
+            Some(JournalFull::Disk) => true,
+            Some(JournalFull::Files) => self.segments_full.get(),
+            None => {
+                let unflushed = self.unflushed_bytes.get();
+                self.segments_full.get() && unflushed >= self.options.unflushed_bytes_max
+            }
+        }
     }
 
     async fn flush_claimed(self: &Rc<Self>, cell: &PartitionCell) -> Result<(), LogError> {
         let (log, batches) = {
             let partition = cell.borrow();
             let acknowledged = partition.high_watermark();
-            let batches: Vec<_> = partition
-                .tail()
-                .unflushed()
-                .take_while(|batch| batch.next <= acknowledged)
-                .map(|batch| batch.bytes.clone())
-                .collect();
+            // A flush counts as a whole: on a nearly full disk all of a tail may never fit.
+            let mut room = match self.segments_full.get() {
+                true => self.options.flush_chunk_bytes,
+                false => usize::MAX,
+            };
+            let fits = |batch: &&TailBatch| {
+                let is_next = batch.next <= acknowledged && room > 0;
+                room = room.saturating_sub(batch.bytes.len());
+                is_next
+            };
+            let batches: Vec<_> =
+                partition.tail().unflushed().take_while(fits).map(|batch| batch.bytes.clone()).collect();
             (Rc::clone(partition.log()), batches)
         };
         if batches.is_empty() || cell.borrow().offline().is_some() {
@@ -84,11 +123,11 @@ impl Shard {
     }
 
     /// A failed flush loses nothing: the batches are in the journal and in memory. A full disk is
-    /// tried again when the journal wants room; anything else takes the partition out of service.
-    pub(super) async fn flush_failed(&self, cell: &PartitionCell, error: &LogError) {
+    /// tried again; anything else takes the partition out of service.
+    pub(super) fn flush_failed(&self, cell: &PartitionCell, error: &LogError) {
         let target = cell.borrow().target();
         if error.is_disk_full() {
-            tracing::warn!(partition = %target, %error, "no space to write segments");
+            tracing::debug!(partition = %target, %error, "no space to write segments");
             return;
         }
         tracing::error!(partition = %target, %error, "segment write failed, the partition goes offline");

@@ -67,7 +67,10 @@ impl Shard {
         let unflushed = self.unflushed_bytes.get() < self.options.unflushed_bytes_max;
         let queued = self.journal.queued_bytes() < self.options.journal_queue_bytes_max;
         let soft_limit = matches!(self.journal.full(), Some(JournalFull::Files));
-        self.fault.borrow().is_some() || self.stopping.get() || (unflushed && queued && !soft_limit)
+        self.fault.borrow().is_some()
+            || self.stopping.get()
+            || self.is_disk_full()
+            || (unflushed && queued && !soft_limit)
     }
 
     fn park(&self, acks: Acks, parts: Vec<ProducePart>) -> Result<Appending, oneshot::Receiver<Appending>> {
@@ -127,7 +130,7 @@ impl Shard {
         now_ms: i64,
     ) -> Result<(Produced, Option<(Durability, Lsn)>), ProduceError> {
         let cell = self.partition(&part.target).map_err(|error| partition_refusal(&error))?;
-        if let Some(JournalFull::Disk) = self.journal.full() {
+        if self.is_disk_full() {
             return Err(partition_refusal(&PartitionError::DiskFull));
         }
         let mut partition = cell.borrow_mut();

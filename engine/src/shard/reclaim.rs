@@ -70,7 +70,13 @@ impl Shard {
                 continue;
             };
             match self.reclaim(oldest.end).await {
-                Ok(true) => self.retry_parked(),
+                Ok(true) => {
+                    self.retry_parked();
+                    if self.segments_full.get() {
+                        // Tails were only carried from one journal file to another.
+                        time::sleep(RETRY).await;
+                    }
+                }
                 Ok(false) => time::sleep(RETRY).await,
                 Err(error) => {
                     tracing::error!(shard = self.index, %error, "the journal could not be reclaimed");
@@ -154,7 +160,7 @@ impl Shard {
             flushing += size;
             flushes.push(async move {
                 if let Err(error) = shard.flush(&cell).await {
-                    shard.flush_failed(&cell, &error).await;
+                    shard.flush_failed(&cell, &error);
                 }
                 size
             });

@@ -219,6 +219,9 @@ impl Shard {
             if let Some(lost) = self.lost.borrow().as_ref() {
                 partition.set_fault(lost);
             }
+            if let Some(reason) = self.fault.borrow().as_ref() {
+                partition.take_offline(reason);
+            }
             super::cell(partition)
         });
         self.partitions.borrow_mut().insert(target, Rc::clone(&cell));
