@@ -2,6 +2,7 @@
 //!
 //! Every type here may cross from one shard to another, so all of them are `Send`.
 
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -81,6 +82,25 @@ pub struct FetchSpec {
     pub max_wait: Duration,
     /// Only below the last stable offset.
     pub read_committed: bool,
+}
+
+/// Who says how much a fetch may bring, each time it reads.
+pub trait ReadBudget {
+    /// Room for up to `bytes`, which may be less; waits while there is none. What an earlier read
+    /// brought is not needed any more.
+    fn reserve(&mut self, bytes: usize) -> impl Future<Output = usize>;
+
+    /// The read brought so much: the first batch comes whole, so it may be more than was reserved.
+    fn brought(&mut self, bytes: usize);
+}
+
+/// No budget.
+impl ReadBudget for () {
+    async fn reserve(&mut self, bytes: usize) -> usize {
+        bytes
+    }
+
+    fn brought(&mut self, _: usize) {}
 }
 
 /// What one partition gave.

@@ -15,14 +15,15 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use corelog_protocol::api::Api;
 use corelog_runtime::net::{ReadHalf, TcpStream, WriteHalf};
+use corelog_runtime::task::yield_if_needed;
 use corelog_runtime::time::{self, Instant};
 use futures_util::future::{LocalBoxFuture, join};
 use tokio::sync::OwnedSemaphorePermit;
@@ -40,6 +41,13 @@ const WRITE_BYTES_MAX: usize = 1 << 20;
 /// socket with unread bytes would take the last answers with it.
 const LINGER: Duration = Duration::from_millis(250);
 
+/// While others wait for room, a client takes its answers at this rate at least…
+const TAKE_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
+/// …and this long more.
+const TAKE_GRACE: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+const TAKE_LOOK: Duration = Duration::from_secs(1);
+
 /// Who is connected.
 pub(crate) struct Client {
     /// Index of the listener that it came in on.
@@ -48,6 +56,8 @@ pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     /// On when the connection is about to end: nothing should wait for long any more.
     pub(crate) leaving: Signal,
+    /// The log has, or could have, a line about it.
+    pub(crate) is_known_bad: Cell<bool>,
 }
 
 /// The answer to a request.
@@ -107,7 +117,12 @@ fn wake(waker: &Cell<Option<Waker>>) {
 /// Serves a connection until it ends. Returns when nothing of it is left.
 pub(crate) async fn run(service: Rc<Service>, stream: TcpStream, listener: usize) {
     let now = Instant::now();
-    let client = Rc::new(Client { listener, peer: stream.peer_addr(), leaving: Signal::default() });
+    let client = Rc::new(Client {
+        listener,
+        peer: stream.peer_addr(),
+        leaving: Signal::default(),
+        is_known_bad: Cell::new(false),
+    });
     let (read_half, write_half) = stream.split();
     let conversation = Rc::new(Conversation {
         client,
@@ -171,20 +186,25 @@ impl Conversation {
     }
 
     async fn read(&self, service: &Rc<Service>, source: Counted) -> Counted {
-        let (options, budget) = (&service.options, Arc::clone(&service.requests));
-        let mut frames =
-            FrameReader::new(source, options.max_frame_bytes, budget, options.request_memory_bytes);
+        let options = &service.options;
+        let mut frames = FrameReader::new(source, options.max_frame_bytes, service.requests.clone());
         while self.has_room(options.max_in_flight).await {
             match frames.next().await {
-                Ok(Some(frame)) if !self.client.leaving.is_on() => self.take(service, frame),
+                Ok(Some(frame)) if !self.client.leaving.is_on() => {
+                    self.take(service, frame);
+                    // To check a batch may take long, and many may have come.
+                    yield_if_needed().await;
+                }
                 Ok(_) => break,
                 Err(FrameError::Io(error)) => {
                     tracing::debug!(peer = %self.client.peer, %error, "connection lost");
                     break;
                 }
-                Err(error @ FrameError::Length(..)) => {
+                Err(error @ (FrameError::Length(..) | FrameError::Slow(_))) => {
                     service.counters().malformed();
-                    tracing::warn!(peer = %self.client.peer, %error, "connection closed");
+                    if let Some(unsaid) = service.may_complain(&self.client) {
+                        tracing::warn!(peer = %self.client.peer, %error, unsaid, "connection closed");
+                    }
                     break;
                 }
             }
@@ -253,7 +273,7 @@ impl Conversation {
                 goes_on = out.take(next, &mut answered, service.counters());
             }
             if !out.chunks.is_empty() {
-                self.write_half.write_vectored_all(&out.chunks).await?;
+                self.send(service, &out).await?;
                 let now = Instant::now();
                 self.last_traffic.set(now);
                 service.counters().sent(out.bytes);
@@ -263,6 +283,33 @@ impl Conversation {
             }
             if !goes_on {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Writes answers. Gives up when the client takes nothing for as long as a connection may be
+    /// idle; and while others wait for the memory that its answers are in, when it takes nothing
+    /// for a moment or takes them too slowly.
+    async fn send(&self, service: &Service, out: &Out) -> io::Result<()> {
+        let mut writing = pin!(self.write_half.write_vectored_all(&out.chunks));
+        let began = Instant::now();
+        let (mut moved, mut sent) = (began, self.write_half.sent_bytes());
+        loop {
+            if let Ok(written) = time::timeout(TAKE_LOOK, writing.as_mut()).await {
+                return written;
+            }
+            let is_stuck = sent == self.write_half.sent_bytes();
+            if !is_stuck {
+                (moved, sent) = (Instant::now(), self.write_half.sent_bytes());
+            }
+            let patience = TAKE_GRACE + Duration::from_secs(out.bytes as u64 / TAKE_BYTES_PER_SECOND_MIN);
+            let is_in_the_way = (is_stuck || began.elapsed() > patience) && service.responses.is_short();
+            if is_in_the_way || moved.elapsed() > service.options.idle_timeout {
+                if let Some(unsaid) = service.may_complain(&self.client) {
+                    let peer = self.client.peer;
+                    tracing::warn!(%peer, bytes = out.bytes, unsaid, "answers are not taken, connection closed");
+                }
+                return Err(io::ErrorKind::TimedOut.into());
             }
         }
     }

@@ -23,6 +23,9 @@ use crate::metrics::ErrorCodes;
 use crate::refusals;
 use crate::service::Service;
 
+/// Answers of this size count in the budget for responses.
+const CHARGED_BYTES_MIN: usize = 16 << 10;
+
 /// A request that found its handler.
 pub(crate) struct Dispatched {
     /// `None` when it was not a served API's.
@@ -96,6 +99,10 @@ async fn serve(
     body: Bytes,
 ) -> Result<Reply, Failure> {
     let version = header.version;
+    if may_be_large(header.api) {
+        // Waits while too much is on its way out; what this brings counts once it is known.
+        drop(service.responses.reserve(0).await);
+    }
     match header.api {
         Api::Produce => unreachable!("a produce is started before its turn"),
         Api::Fetch => {
@@ -144,6 +151,22 @@ async fn serve(
     }
 }
 
+/// Whether an answer may be as large as all metadata. Fetch has a budget of its own.
+fn may_be_large(api: Api) -> bool {
+    match api {
+        Api::Metadata | Api::DescribeConfigs | Api::DescribeTopicPartitions | Api::ListOffsets => true,
+        Api::Produce
+        | Api::Fetch
+        | Api::FindCoordinator
+        | Api::ApiVersions
+        | Api::CreateTopics
+        | Api::DeleteTopics
+        | Api::InitProducerId
+        | Api::OffsetForLeaderEpoch
+        | Api::DescribeCluster => false,
+    }
+}
+
 fn decode<T: Request>(header: &RequestHeader, body: Bytes) -> Result<T, Failure> {
     Ok(decode_request(header.version, body)?)
 }
@@ -154,8 +177,12 @@ fn answer<T: Encodable + HeaderVersion + ErrorCodes>(
     response: &T,
 ) -> Result<Reply, Failure> {
     service.counters().errors(header.api, response);
-    let frame = encode_response(header.api, header.version, header.correlation_id, response)?;
-    Ok(Reply::Frame(frame.freeze()))
+    let frame = encode_response(header.api, header.version, header.correlation_id, response)?.freeze();
+    if frame.len() < CHARGED_BYTES_MIN {
+        return Ok(Reply::Frame(frame));
+    }
+    let charge = service.responses.charge(frame.len());
+    Ok(Reply::Chunks(vec![frame], charge))
 }
 
 /// Bytes that are not a request of their version: nobody knows what would be an answer to them.
@@ -166,8 +193,11 @@ fn malformed(
     error: &dyn std::fmt::Display,
 ) -> Reply {
     service.counters().malformed();
-    let RequestHeader { api, version, client_id, .. } = header;
-    tracing::warn!(peer = %client.peer, %api, version, ?client_id, %error, "malformed request, connection closed");
+    if let Some(unsaid) = service.may_complain(client) {
+        let RequestHeader { api, version, .. } = header;
+        let peer = client.peer;
+        tracing::warn!(%peer, %api, version, %error, unsaid, "malformed request, connection closed");
+    }
     Reply::Close
 }
 
@@ -185,16 +215,22 @@ fn refuse(service: &Service, client: &Client, error: &HeaderError, frame: BytesM
         }
         HeaderError::Malformed(_) => {
             service.counters().malformed();
-            tracing::warn!(peer = %client.peer, %error, "connection closed");
+            if let Some(unsaid) = service.may_complain(client) {
+                tracing::warn!(peer = %client.peer, %error, unsaid, "connection closed");
+            }
             return Reply::Close;
         }
     };
     service.counters().refused();
     let Ok(key) = ApiKey::try_from(key) else {
-        tracing::warn!(peer = %client.peer, %error, "no Kafka knows this API, connection closed");
+        if let Some(unsaid) = service.may_complain(client) {
+            tracing::warn!(peer = %client.peer, %error, unsaid, "no Kafka knows this API, connection closed");
+        }
         return Reply::Close;
     };
-    tracing::info!(peer = %client.peer, api = ?key, version, "request refused: this is not served");
+    if let Some(unsaid) = service.may_complain(client) {
+        tracing::info!(peer = %client.peer, api = ?key, version, unsaid, "request refused: this is not served");
+    }
     match refusals::response(key, version, correlation_id, frame.freeze()) {
         Ok(frame) => Reply::Frame(frame),
         Err(error) => {

@@ -28,9 +28,10 @@ use crate::service::Service;
 use crate::signal::Signal;
 
 /// From the connection to the end of its answer.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests at a time; the next ones wait in the kernel.
-const REQUESTS_MAX: usize = 16;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections at a time; the next ones wait in the kernel. Far more than ask: some that say nothing
+/// must not keep a health check waiting until somebody restarts the node for it.
+const REQUESTS_MAX: usize = 256;
 /// Bytes of one read.
 const READ_BYTES: usize = 4096;
 

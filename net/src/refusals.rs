@@ -475,6 +475,35 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Whatever a client sends under an API that is not served, it gets a frame for it.
+        #[test]
+        fn any_request_gets_a_whole_frame(
+            version in -1i16..30,
+            correlation_id: i32,
+            has_header: bool,
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..150),
+        ) {
+            for key in ApiKey::iter() {
+                let mut frame = BytesMut::new();
+                if has_header {
+                    frame.put_i16(key as i16);
+                    frame.put_i16(version);
+                    frame.put_i32(correlation_id);
+                    frame.put_i16(-1);
+                    if key.request_header_version(version) == 2 {
+                        frame.put_u8(0);
+                    }
+                }
+                frame.put_slice(&bytes);
+                let response = response(key, version, correlation_id, frame.freeze());
+                let response = response.unwrap_or_else(|error| panic!("{key:?} {version}: {error}"));
+                proptest::prop_assert_eq!(&response[..4], &u32::try_from(response.len() - 4).unwrap().to_be_bytes());
+                proptest::prop_assert_eq!(&response[4..8], &correlation_id.to_be_bytes());
+            }
+        }
+    }
+
     #[test]
     fn fetching_offsets_is_refused_where_each_version_looks() {
         let topic = offset_fetch_request::OffsetFetchRequestTopic::default()

@@ -17,9 +17,10 @@ use corelog_runtime::net::{Accepted, TcpListener};
 use corelog_runtime::task::{self, Class};
 use corelog_runtime::time;
 use futures_util::future::{Either, select};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::connection;
+use crate::frame::RequestBudget;
 use crate::http::Http;
 use crate::metrics::{NetMemory, ShardCounters};
 use crate::options::NetOptions;
@@ -68,8 +69,8 @@ pub struct Addresses {
 
 /// What tells how much memory a shard's connections hold.
 struct WatchedMemory {
-    /// One permit per byte of request frames that may still come.
-    requests: Arc<Semaphore>,
+    /// Bytes of request frames.
+    requests: RequestBudget,
     /// Bytes of fetched batches on their way out.
     responses: Arc<AtomicUsize>,
 }
@@ -110,7 +111,7 @@ impl NodeNet {
     }
 
     /// From now on [`NodeNet::memory`] knows of that shard. Said once by each.
-    pub(crate) fn watch_memory(&self, shard: usize, requests: Arc<Semaphore>, responses: Arc<AtomicUsize>) {
+    pub(crate) fn watch_memory(&self, shard: usize, requests: RequestBudget, responses: Arc<AtomicUsize>) {
         let first = self.memory[shard].set(WatchedMemory { requests, responses });
         assert!(first.is_ok(), "a shard begins to serve once");
     }
@@ -120,8 +121,7 @@ impl NodeNet {
         let (requests_max, responses_max) = (options.request_memory_bytes, options.response_memory_bytes);
         let shard = |watched: &OnceLock<WatchedMemory>| {
             let watched = watched.get();
-            let requests =
-                watched.map_or(0, |it| requests_max.saturating_sub(it.requests.available_permits()));
+            let requests = watched.map_or(0, |it| it.requests.held_bytes());
             let responses = watched.map_or(0, |it| it.responses.load(Relaxed));
             NetMemory {
                 requests: MemoryUse { bytes: requests, budget_bytes: requests_max },

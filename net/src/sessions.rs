@@ -154,10 +154,16 @@ impl Session {
     }
 }
 
+/// Partitions in all sessions of one shard: each costs some 250 bytes.
+const PARTITIONS_MAX: usize = 1 << 18;
+
 /// The fetch sessions of one shard.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     slots: usize,
+    partitions_max: usize,
+    /// In all sessions.
+    partitions: usize,
     /// A session unused for this long may be evicted by anyone; a younger one by nobody.
     evict_after: Millis,
     by_id: BTreeMap<i32, Session>,
@@ -173,6 +179,8 @@ impl Sessions {
     pub(crate) fn new(slots: usize, evict_after: Duration) -> Self {
         Self {
             slots,
+            partitions_max: PARTITIONS_MAX,
+            partitions: 0,
             evict_after: u64::try_from(evict_after.as_millis()).unwrap_or(u64::MAX),
             by_id: BTreeMap::new(),
             by_last_use: BTreeMap::new(),
@@ -216,6 +224,7 @@ impl Sessions {
         if session.uses_ids != uses_ids {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
+        let before = session.by_turn.len();
         for partition in wanted {
             session.put(partition);
         }
@@ -223,6 +232,16 @@ impl Sessions {
             session.take(key);
         }
         session.epoch = next_epoch(session.epoch);
+        let has_grown = session.by_turn.len() > before;
+        self.partitions = self.partitions - before + session.by_turn.len();
+        if has_grown && self.partitions > self.partitions_max {
+            // The client asks for everything anew, and gets no session if that is too much.
+            self.remove(session_id);
+            return Err(ErrorCode::FetchSessionIdNotFound);
+        }
+        let Some(session) = self.by_id.get(&session_id) else {
+            return Err(ErrorCode::FetchSessionIdNotFound);
+        };
         if session.by_turn.is_empty() {
             self.remove(session_id);
             return Ok(FetchContext::Sessionless(Vec::new()));
@@ -276,8 +295,10 @@ impl Sessions {
         now: Millis,
         mut draw_id: impl FnMut() -> i32,
     ) -> Option<i32> {
-        if self.by_id.len() >= self.slots && !self.evict(wanted.len(), now) {
-            return None;
+        while self.by_id.len() >= self.slots || self.partitions + wanted.len() > self.partitions_max {
+            if !self.evict(wanted.len(), now) {
+                return None;
+            }
         }
         let mut session = Session {
             epoch: next_epoch(INITIAL_EPOCH),
@@ -299,6 +320,7 @@ impl Sessions {
                 break id;
             }
         };
+        self.partitions += session.by_turn.len();
         self.by_id.insert(id, session);
         self.by_last_use.insert((now, id), ());
         Some(id)
@@ -322,6 +344,7 @@ impl Sessions {
 
     fn remove(&mut self, id: i32) {
         if let Some(session) = self.by_id.remove(&id) {
+            self.partitions -= session.by_turn.len();
             self.by_last_use.remove(&(session.last_used, id));
         }
     }
@@ -493,6 +516,27 @@ mod tests {
         assert_eq!(open(&mut sessions, &[0], 255, 6), 6);
         assert_eq!(sessions.by_id.keys().copied().collect::<Vec<_>>(), [5, 6]);
         assert_eq!(sessions.evictions(), 2);
+    }
+
+    #[test]
+    fn sessions_have_a_number_of_partitions_in_all() {
+        let mut sessions = Sessions::new(10, Duration::from_millis(100));
+        sessions.partitions_max = 5;
+        assert_eq!(open(&mut sessions, &[0, 1, 2], 0, 1), 1);
+        assert_eq!(open(&mut sessions, &[0, 1, 2], 1, 2), NO_SESSION);
+        assert_eq!(open(&mut sessions, &[0, 1], 1, 3), 3);
+        // What a session has already may change.
+        let context = sessions.begin(1, 1, false, vec![want(0, 9), want(1, 9)], &[], 2).unwrap();
+        assert_eq!(context.wanted().len(), 3);
+        // One that would grow beyond the limit is gone, and the others are not.
+        let grown = sessions.begin(3, 1, false, vec![want(7, 0)], &[], 3);
+        assert_eq!(grown, Err(ErrorCode::FetchSessionIdNotFound));
+        assert_eq!((sessions.len(), sessions.partitions), (1, 3));
+        // A session that nobody uses makes room.
+        assert_eq!(open(&mut sessions, &[0, 1, 2, 3], 300, 4), 4);
+        assert_eq!((sessions.len(), sessions.partitions, sessions.evictions()), (1, 4, 1));
+        sessions.remove(4);
+        assert_eq!(sessions.partitions, 0);
     }
 
     #[test]

@@ -202,6 +202,13 @@ impl WriteHalf {
         self.0.write_vectored_all(parts).await
     }
 
+    /// How many bytes [`WriteHalf::write_vectored_all`] could send so far, also while it waits: the
+    /// other side takes them as long as this grows.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.0.sent_bytes()
+    }
+
     /// See [`TcpStream::shutdown`].
     ///
     /// # Errors

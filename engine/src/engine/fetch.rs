@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, join_all, select_all};
 
 use super::Engine;
-use crate::api::{FetchOutcome, FetchPart, FetchSpec, PartitionError};
+use crate::api::{FetchOutcome, FetchPart, FetchSpec, PartitionError, ReadBudget};
 use crate::messages::{ShardReply, ShardRequest};
 use crate::types::{Offset, TopicPartition};
 
@@ -40,16 +40,25 @@ impl Engine {
     /// outcome per part, in the order of the parts.
     pub fn fetch(&self, spec: FetchSpec) -> impl Future<Output = Vec<FetchOutcome>> + 'static {
         let engine = self.clone();
-        async move { engine.fetch_waiting(spec).await }
+        async move { engine.fetch_within(spec, &mut ()).await }
     }
 
-    async fn fetch_waiting(&self, spec: FetchSpec) -> Vec<FetchOutcome> {
+    /// The same, asking `budget` before each read.
+    pub async fn fetch_within(&self, spec: FetchSpec, budget: &mut impl ReadBudget) -> Vec<FetchOutcome> {
         let deadline = Instant::now() + spec.max_wait;
         let (groups, total) = self.group(&spec.parts);
         loop {
-            let outcomes = self.read_groups(&groups, total, spec.max_bytes).await;
+            let granted = budget.reserve(spec.max_bytes).await;
+            let outcomes = self.read_groups(&groups, total, granted).await;
+            budget.brought(size(&outcomes));
+            let min_bytes = if granted < spec.max_bytes {
+                // Whole batches fill half of what each shard may bring; waiting brings no more.
+                spec.min_bytes.min(granted / 2 / groups.len().max(1))
+            } else {
+                spec.min_bytes
+            };
             let left = deadline.saturating_duration_since(Instant::now());
-            if is_enough(&outcomes, spec.min_bytes) || left == Duration::ZERO {
+            if is_enough(&outcomes, min_bytes) || left == Duration::ZERO {
                 return outcomes;
             }
             // Whether something changed or time ran out, the next read tells.
@@ -131,10 +140,9 @@ impl Engine {
 
 /// Whether a fetch is answered now: enough bytes, or an error that the client should see at once.
 fn is_enough(outcomes: &[FetchOutcome], min_bytes: usize) -> bool {
-    let size = |outcome: &FetchOutcome| {
-        outcome.as_ref().map_or(0, |read| read.batches.iter().map(Bytes::len).sum::<usize>())
-    };
-    outcomes.is_empty()
-        || outcomes.iter().any(Result::is_err)
-        || outcomes.iter().map(size).sum::<usize>() >= min_bytes
+    outcomes.is_empty() || outcomes.iter().any(Result::is_err) || size(outcomes) >= min_bytes
+}
+
+fn size(outcomes: &[FetchOutcome]) -> usize {
+    outcomes.iter().flatten().flat_map(|read| &read.batches).map(Bytes::len).sum()
 }

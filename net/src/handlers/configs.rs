@@ -1,5 +1,7 @@
 //! DescribeConfigs, of topics and of this node. Nothing can be altered yet.
 
+use std::collections::BTreeSet;
+
 use corelog_engine::meta::image::MetaImage;
 use corelog_engine::topic_config::{ConfigSource, DescribedConfig, NodeDefaults, TopicConfig};
 use corelog_engine::types::NodeId;
@@ -31,8 +33,15 @@ pub(crate) fn serve(
     request: &DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
     let image = service.engine.image();
+    let mut seen = BTreeSet::new();
     let results = request.resources.iter().map(|resource| {
+        let is_first = seen.insert((resource.resource_type, resource.resource_name.as_str()));
         let described = match resource.resource_type {
+            // Its answer would be as large as somebody likes.
+            _ if !is_first => {
+                let message = "this resource is named more than once in the request";
+                Err((ErrorCode::InvalidRequest, message.to_owned()))
+            }
             TOPIC => of_topic(&image, service.engine.defaults(), resource, version, request),
             BROKER => of_node(&service.options, service.engine.node(), resource),
             other => {

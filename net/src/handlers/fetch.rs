@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use corelog_engine::api::{FetchOutcome, FetchPart, FetchSpec, Fetched, PartitionError};
+use corelog_engine::api::{FetchOutcome, FetchPart, FetchSpec, Fetched, PartitionError, ReadBudget};
 use corelog_engine::meta::image::MetaImage;
 use corelog_engine::types::{Offset, PartitionId, TopicId, TopicPartition};
 use corelog_protocol::api::Api;
@@ -17,6 +17,7 @@ use futures_util::future::{Either, select};
 use uuid::Uuid;
 
 use super::offsets::known_epoch;
+use crate::budget::Charge;
 use crate::connection::{Client, Reply};
 use crate::options::FETCH_RESPONSE_BYTES_MAX;
 use crate::service::Service;
@@ -33,16 +34,16 @@ pub(crate) async fn serve(
     correlation_id: i32,
     request: FetchRequest,
 ) -> Reply {
-    let reply = |response: FetchResponse| {
+    let reply = |response: FetchResponse, mut charge: Charge| {
         service.counters().errors(Api::Fetch, &response);
-        let bytes =
-            response.topics.iter().flat_map(|t| &t.partitions).map(FetchPartitionResponse::records_bytes);
-        let charge = service.responses.charge(bytes.sum());
-        Reply::Chunks(response.encode(version, correlation_id), charge)
+        let chunks = response.encode(version, correlation_id);
+        charge.settle(chunks.iter().map(Bytes::len).sum());
+        Reply::Chunks(chunks, charge)
     };
+    let nothing = || service.responses.charge(0);
     if request.replica_id >= 0 {
         // Replicas have a protocol of their own here.
-        return reply(refuse(version, &request, ErrorCode::ClusterAuthorizationFailed));
+        return reply(refuse(version, &request, ErrorCode::ClusterAuthorizationFailed), nothing());
     }
     let uses_ids = version >= TOPIC_IDS_FROM;
     let (wanted, forgotten) = (wanted(&request, uses_ids), forgotten(&request, uses_ids));
@@ -56,10 +57,31 @@ pub(crate) async fn serve(
     );
     let context = match begun {
         Ok(context) => context,
-        Err(code) => return reply(refuse(version, &request, code)),
+        Err(code) => return reply(refuse(version, &request, code), nothing()),
     };
-    let outcomes = read(service, client, &request, &context).await;
-    reply(respond(service, uses_ids, request.isolation_level, context, outcomes))
+    let mut share = Share { service, charge: None };
+    let outcomes = read(service, client, &request, &context, &mut share).await;
+    let charge = share.charge.unwrap_or_else(nothing);
+    reply(respond(service, uses_ids, request.isolation_level, context, outcomes), charge)
+}
+
+/// What a fetch takes of the shard's budget.
+struct Share<'a> {
+    service: &'a Service,
+    charge: Option<Charge>,
+}
+
+impl ReadBudget for Share<'_> {
+    async fn reserve(&mut self, bytes: usize) -> usize {
+        self.charge = None;
+        self.charge.insert(self.service.responses.reserve(bytes).await).bytes()
+    }
+
+    fn brought(&mut self, bytes: usize) {
+        if let Some(charge) = &mut self.charge {
+            charge.settle(bytes);
+        }
+    }
 }
 
 fn now() -> Millis {
@@ -126,9 +148,9 @@ async fn read(
     client: &Client,
     request: &FetchRequest,
     context: &FetchContext,
+    share: &mut Share<'_>,
 ) -> Vec<Outcome> {
-    let max_bytes =
-        bytes(request.max_bytes).min(FETCH_RESPONSE_BYTES_MAX).min(service.responses.room().await);
+    let max_bytes = bytes(request.max_bytes).min(FETCH_RESPONSE_BYTES_MAX);
     let image = service.engine.image();
     let mut parts = Vec::new();
     let resolved: Vec<Result<(), ErrorCode>> = context
@@ -155,7 +177,7 @@ async fn read(
             max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)),
             read_committed: request.isolation_level == IsolationLevel::ReadCommitted,
         };
-        let fetch = std::pin::pin!(service.engine.fetch(spec));
+        let fetch = std::pin::pin!(service.engine.fetch_within(spec, share));
         match select(fetch, std::pin::pin!(client.leaving.wait())).await {
             Either::Left((fetched, _)) => fetched,
             Either::Right(((), _)) => vec![Err(PartitionError::Stopping); count],

@@ -1,5 +1,7 @@
 //! Metadata and DescribeTopicPartitions: which nodes, topics and partitions there are.
 
+use std::collections::BTreeMap;
+
 use corelog_engine::api::{NewTopic, TopicError};
 use corelog_engine::meta::image::{MetaImage, PartitionMeta, TopicMeta};
 use corelog_engine::types::{NodeId, TopicId};
@@ -15,7 +17,7 @@ use crate::connection::Client;
 use crate::service::Service;
 
 /// A topic as a client names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Asked {
     Name(String),
     Id(Uuid),
@@ -31,7 +33,7 @@ pub(crate) async fn serve(
     request: MetadataRequest,
 ) -> MetadataResponse {
     let asked = asked(version, &request);
-    let mut refused = Vec::new();
+    let mut refused = BTreeMap::new();
     if request.allow_auto_topic_creation && service.options.auto_create_topics {
         refused = create_missing(service, asked.as_deref().unwrap_or_default()).await;
     }
@@ -39,7 +41,7 @@ pub(crate) async fn serve(
     let mut response = describe(&service.engine.image(), service.engine.node(), listener, asked.as_deref());
     for topic in &mut response.topics {
         let name = topic.name.as_ref().map(|name| name.as_str());
-        if let Some((_, error)) = refused.iter().find(|(refused, _)| Some(refused.as_str()) == name) {
+        if let Some(error) = name.and_then(|name| refused.get(name)) {
             topic.error_code = error.code().code();
         }
     }
@@ -67,16 +69,14 @@ fn asked(version: i16, request: &MetadataRequest) -> Option<Vec<Asked>> {
     };
     let mut seen: Vec<_> = topics.iter().map(one).collect();
     let mut unique = std::collections::BTreeSet::new();
-    // Kafka answers a topic that is named twice once.
-    seen.retain(|asked| match asked {
-        Asked::Name(name) => unique.insert(name.clone()),
-        Asked::Id(_) | Asked::Nothing => true,
-    });
+    // Kafka answers a topic that is named twice once. A large one would make a small request's answer
+    // as large as somebody likes.
+    seen.retain(|asked| *asked == Asked::Nothing || unique.insert(asked.clone()));
     Some(seen)
 }
 
 /// Creates the topics that do not exist; gives those that could not be created.
-async fn create_missing(service: &Service, asked: &[Asked]) -> Vec<(String, TopicError)> {
+async fn create_missing(service: &Service, asked: &[Asked]) -> BTreeMap<String, TopicError> {
     let image = service.engine.image();
     let missing: Vec<String> = asked
         .iter()
@@ -88,7 +88,7 @@ async fn create_missing(service: &Service, asked: &[Asked]) -> Vec<(String, Topi
         })
         .collect();
     if missing.is_empty() {
-        return Vec::new();
+        return BTreeMap::new();
     }
     let new = |name: &String| NewTopic {
         name: name.clone(),
@@ -101,7 +101,7 @@ async fn create_missing(service: &Service, asked: &[Asked]) -> Vec<(String, Topi
         // Somebody else was faster: the topic is there.
         Ok(_) | Err(TopicError::Exists(_)) => None,
         Err(error) => {
-            tracing::warn!(topic = %name, %error, "automatic creation refused");
+            tracing::debug!(topic = %name, %error, "automatic creation refused");
             Some((name, error))
         }
     });
@@ -299,6 +299,12 @@ pub(super) mod tests {
         let request = MetadataRequest::default().with_topics(Some(vec![topic("b"), topic("a"), topic("b")]));
         let name = |name: &str| Asked::Name(name.to_owned());
         assert_eq!(asked(9, &request), Some(vec![name("b"), name("a")]));
+        let id =
+            |number| MetadataRequestTopic::default().with_name(None).with_topic_id(Uuid::from_u128(number));
+        let request = MetadataRequest::default().with_topics(Some(vec![id(2), id(1), id(2), id(0), id(0)]));
+        let asked_ids = [2, 1].map(|number| Asked::Id(Uuid::from_u128(number)));
+        let nothing = [Asked::Nothing, Asked::Nothing];
+        assert_eq!(asked(12, &request), Some([&asked_ids[..], &nothing].concat()));
     }
 
     #[test]

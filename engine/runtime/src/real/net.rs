@@ -3,6 +3,7 @@
 //!
 //! [`Poller`]: super::poller::Poller
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -87,6 +88,8 @@ pub(crate) struct Stream {
     readiness: Registration,
     socket: Socket,
     peer: SocketAddr,
+    /// What the kernel took of what was to be sent.
+    sent_bytes: Cell<u64>,
 }
 
 impl Stream {
@@ -116,7 +119,7 @@ impl Stream {
 
     fn new(shard: &Shard, socket: Socket, peer: SocketAddr) -> io::Result<Self> {
         let readiness = shard.poller.register(socket.as_fd())?;
-        Ok(Self { readiness, socket, peer })
+        Ok(Self { readiness, socket, peer, sent_bytes: Cell::new(0) })
     }
 
     pub(crate) fn peer_addr(&self) -> SocketAddr {
@@ -125,6 +128,10 @@ impl Stream {
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         local_addr(&self.socket)
+    }
+
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.get()
     }
 
     pub(crate) fn poll_read(&self, cx: &Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -214,6 +221,7 @@ impl Stream {
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
+            self.sent_bytes.set(self.sent_bytes.get() + written as u64);
             while written > 0 {
                 let left = parts[0].len() - sent;
                 if written < left {
