@@ -57,6 +57,8 @@ pub(crate) fn start_logging(level: &str) -> Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would panic where stderr cannot be written to: a log on a full disk must not end the node.
+        .log_internal_errors(false)
         .try_init()
         .map_err(|error| anyhow!("logging cannot be started: {error}"))
 }
