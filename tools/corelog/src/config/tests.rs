@@ -156,3 +156,60 @@ fn the_operators_page_says_what_every_key_does() {
         }
     }
 }
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A line of the example, or something else.
+    fn line() -> impl Strategy<Value = String> {
+        let lines: Vec<&str> = EXAMPLE.lines().filter(|line| !line.starts_with('#')).collect();
+        let value = prop_oneof![
+            Just("99999999999999999999".to_owned()),
+            any::<i64>().prop_map(|number| number.to_string()),
+            Just("\"\"".to_owned()),
+            "\"[ -~]{0,20}\"",
+            Just("true".to_owned()),
+            Just("[[]]".to_owned()),
+        ];
+        prop_oneof![
+            3 => prop::sample::select(lines.clone()).prop_map(str::to_owned),
+            2 => (prop::sample::select(lines), value).prop_map(|(line, value)| {
+                line.split_once('=').map_or(line.to_owned(), |(key, _)| format!("{key}= {value}"))
+            }),
+            1 => "[ -~\\t]{0,40}",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_configuration_panic(lines in prop::collection::vec(line(), 0..12), text in ".{0,80}") {
+            for text in [lines.join("\n"), text] {
+                if let Ok(config) = Config::from_toml(&text) {
+                    let _ = config.check();
+                    prop_assert_eq!(Config::from_toml(&config.to_commented_toml()).unwrap(), config);
+                }
+            }
+        }
+
+        #[test]
+        fn no_variable_makes_the_configuration_panic(
+            name in "(CORELOG_[A-Z_]{0,30}|CORELOG_LISTENER_[A-Z]{0,4}_(BIND|ADVERTISE)|CORELOG_JOURNAL_FILE_BYTES|CORELOG_CORES)",
+            value in ".{0,40}",
+        ) {
+            let environment = Environment::from_variables([(name, value)]);
+            if let Ok(config) = environment.apply(Config::default()) {
+                let _ = config.check();
+            }
+            let _ = environment.unknown();
+        }
+
+        #[test]
+        fn no_list_of_cores_panics_or_grows(text in "[0-9, a-z-]{0,30}") {
+            if let Ok(Some(cores)) = super::super::cores::parse_cores(&text) {
+                prop_assert!(cores.len() <= 4096);
+            }
+        }
+    }
+}
