@@ -16,6 +16,7 @@ mod java;
 mod load;
 mod machine;
 mod matrix;
+mod pressure;
 mod process;
 mod project;
 mod setup;
@@ -95,6 +96,8 @@ enum Task {
     },
     /// Measure Apache Kafka and Corelog side by side, and write the page in docs/benchmarks
     Versus(versus::Arguments),
+    /// Hold a node's memory and its tail against 10,000 partitions, a backfill and slow consumers
+    Pressure(pressure::Arguments),
     /// Load a node for long while topics come and go, readers begin anywhere, and `kill -9` comes again
     /// and again
     Soak(soak::Arguments),
@@ -153,6 +156,7 @@ fn run(task: Task) -> Result<bool> {
             Ok(true)
         }
         Task::Versus(arguments) => versus::run(&project, &arguments),
+        Task::Pressure(arguments) => pressure::run_all(&project, &arguments),
         Task::Soak(arguments) => soak::run(&project, &arguments),
         Task::Kafka { port } => {
             let tools = Toolbox::prepare(&project)?;
