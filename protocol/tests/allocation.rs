@@ -35,6 +35,7 @@ fn memory_is_bounded_by_the_input() {
     uncompressed_batches_are_checked_without_allocating();
     warm_scratch_is_reused();
     bombs_stay_within_a_multiple_of_the_limit();
+    damaged_streams_stay_within_a_multiple_of_the_limit();
     claimed_sizes_are_not_reserved();
     claimed_counts_are_not_reserved();
     minimal_elements_cost_a_bounded_multiple();
@@ -90,6 +91,24 @@ fn bombs_stay_within_a_multiple_of_the_limit() {
         let (peak, result) = peak_bytes(|| scratch.decompress(codec, &bomb, MIB).map(<[u8]>::len));
         assert!(result.is_err(), "{codec}");
         assert!(peak <= 4 * MIB, "{codec}: {peak} bytes for a limit of 1 MiB");
+    }
+}
+
+fn damaged_streams_stay_within_a_multiple_of_the_limit() {
+    let text: Vec<u8> = (0..200_000_u32).map(|n| u8::try_from(n / 7 % 251).unwrap()).collect();
+    for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+        let stream = compress(codec, &text, None).unwrap();
+        let mut highest = 0;
+        for bit in (0..stream.len().min(64) * 8).chain((0..stream.len() * 8).step_by(97)) {
+            let mut damaged = stream.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let mut scratch = Scratch::new();
+            let (peak, _) = peak_bytes(|| scratch.decompress(codec, &damaged, MIB).map(<[u8]>::len));
+            highest = highest.max(peak);
+        }
+        // The largest block of lz4 has 4 MiB (8 in its legacy form), whatever the limit is.
+        let allowed = if codec == Codec::Lz4 { 24 * MIB } else { 4 * MIB };
+        assert!(highest <= allowed, "{codec}: {highest} bytes for a limit of 1 MiB");
     }
 }
 
