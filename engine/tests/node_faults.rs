@@ -13,7 +13,7 @@ use corelog_engine::api::{
     Acks, FetchPart, FetchSpec, Fetched, NewTopic, PartitionError, ProducePart, TopicRef,
 };
 use corelog_engine::engine::{Engine, EngineOptions};
-use corelog_engine::journal::JournalOptions;
+use corelog_engine::journal::{JournalFull, JournalOptions};
 use corelog_engine::level::Level;
 use corelog_engine::messages::{ShardReply, ShardRequest};
 use corelog_engine::meta::MetaOptions;
@@ -240,7 +240,9 @@ fn a_full_disk(before: usize, free_bytes: u64) {
             }
         }
         assert_eq!(refused, 10, "the disk is full by now");
-        assert!(engine.stats().await.iter().all(|shard| shard.partitions_offline == 0));
+        for shard in engine.stats().await {
+            assert_eq!((shard.partitions_offline, shard.journal.full), (0, Some(JournalFull::Disk)));
+        }
 
         // What does not need space goes on.
         check(&engine, log, &promised, 0).await;

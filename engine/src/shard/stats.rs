@@ -1,7 +1,7 @@
 //! What a shard tells of itself, for metrics and health.
 
 use super::{Shard, StageStats};
-use crate::journal::JournalStats;
+use crate::journal::{JournalFull, JournalStats};
 
 /// Memory for one purpose, against what may be used for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,7 +51,11 @@ impl Shard {
     /// The numbers as of now; those of the mesh are not the shard's to know.
     pub fn stats(&self) -> ShardStats {
         let partitions = self.partitions.borrow();
-        let journal = self.journal.stats();
+        let mut journal = self.journal.stats();
+        if self.is_disk_full() {
+            // Segments that find no space fill the journal up, too.
+            journal.full = Some(JournalFull::Disk);
+        }
         let unflushed_bytes = self.unflushed_bytes.get();
         ShardStats {
             shard: self.index,

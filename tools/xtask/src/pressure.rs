@@ -57,6 +57,10 @@ pub(crate) struct Arguments {
     /// Connections of the backfill
     #[arg(long, default_value_t = 4)]
     backfills: i32,
+    /// What the backfill reads a second at most, in MB, all connections together; 0 is no limit. Without
+    /// one it takes the client's core from the tail's client, too
+    #[arg(long, default_value_t = 200)]
+    backfill_mb: u64,
     /// Consumers that read 40 KB a second
     #[arg(long, default_value_t = 200)]
     slow: i32,
@@ -111,7 +115,7 @@ impl Stage<'_> {
         self.prepare()?;
         println!("measuring three times {} s", self.arguments.seconds);
         let mut rows = vec![self.tail("the tail alone", None)?];
-        let backfills = Backfill::start(self.broker.address(), self.arguments.backfills);
+        let backfills = Backfill::start(self.broker.address(), self.arguments);
         rows.push(self.tail("with a backfill", Some(&backfills.bytes))?);
         let slow = Slow::start(self.broker.address(), self.arguments.slow)?;
         rows.push(self.tail("with slow consumers too", Some(&backfills.bytes))?);
@@ -248,13 +252,15 @@ struct Backfill {
 }
 
 impl Backfill {
-    fn start(address: SocketAddr, connections: i32) -> Self {
+    fn start(address: SocketAddr, arguments: &Arguments) -> Self {
         let (stop, bytes) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let limit = arguments.backfill_mb * 1_000_000;
         let thread = |number: i32| {
-            let (stop, bytes) = (Arc::clone(&stop), Arc::clone(&bytes));
-            thread::spawn(move || backfill(address, number % BACKLOG_PARTITIONS, &stop, &bytes))
+            let pace = Pace { began: Instant::now(), bytes_per_s: limit, bytes: Arc::clone(&bytes) };
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || backfill(address, number % BACKLOG_PARTITIONS, &stop, &pace))
         };
-        let threads = (0..connections).map(thread).collect();
+        let threads = (0..arguments.backfills).map(thread).collect();
         Self { stop, bytes, threads }
     }
 
@@ -268,7 +274,23 @@ impl Backfill {
     }
 }
 
-fn backfill(address: SocketAddr, mut partition: i32, stop: &AtomicBool, bytes: &AtomicU64) -> Result<()> {
+/// How much was read over all connections, and how fast that may go.
+struct Pace {
+    began: Instant,
+    bytes_per_s: u64,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Pace {
+    fn read(&self, bytes: usize) {
+        let read = self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        if let Some(due_us) = read.saturating_mul(1_000_000).checked_div(self.bytes_per_s) {
+            thread::sleep(Duration::from_micros(due_us).saturating_sub(self.began.elapsed()));
+        }
+    }
+}
+
+fn backfill(address: SocketAddr, mut partition: i32, stop: &AtomicBool, pace: &Pace) -> Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(REPLY_LIMIT))?;
     let mut offset = 0;
@@ -279,7 +301,7 @@ fn backfill(address: SocketAddr, mut partition: i32, stop: &AtomicBool, bytes: &
         stream.read_exact(&mut length)?;
         reply.resize(usize::try_from(i32::from_be_bytes(length)).context("a frame's length")?, 0);
         stream.read_exact(&mut reply)?;
-        bytes.fetch_add(reply.len() as u64, Ordering::Relaxed);
+        pace.read(reply.len());
         match next_offset(&reply)? {
             Some(next) => offset = next,
             None => (partition, offset) = ((partition + 1) % BACKLOG_PARTITIONS, 0),
@@ -395,7 +417,7 @@ mod tests {
     fn a_reply_says_where_to_go_on() {
         let mut reply = vec![0; 4 + 4 + 4 + 2 + BACKLOG.len() + 4 + 4];
         reply.extend([0; 2 + 8 + 8 + 4 + 4]);
-        assert_eq!(next_offset(&reply).unwrap(), None);
+        assert_eq!(next_offset(&reply).expect("a whole reply"), None);
         for (base, last) in [(100_i64, 9_i32), (110, 4)] {
             reply.extend(base.to_be_bytes());
             reply.extend(49_i32.to_be_bytes());
@@ -403,7 +425,7 @@ mod tests {
             reply.extend(last.to_be_bytes());
             reply.extend([0; 61 - 27]);
         }
-        assert_eq!(next_offset(&reply).unwrap(), Some(115));
+        assert_eq!(next_offset(&reply).expect("a whole reply"), Some(115));
         assert!(next_offset(&reply[..reply.len() - 10]).is_err());
         assert!(next_offset(&[]).is_err());
     }
@@ -411,7 +433,7 @@ mod tests {
     #[test]
     fn a_request_is_as_long_as_it_says() {
         let frame = fetch_frame(3, 77);
-        let (length, body) = frame.split_first_chunk().unwrap();
+        let (length, body) = frame.split_first_chunk().expect("a length");
         assert_eq!(u32::from_be_bytes(*length) as usize, body.len());
     }
 }

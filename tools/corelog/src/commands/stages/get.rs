@@ -1,6 +1,6 @@
 //! One GET, as much of HTTP as a node's own endpoint speaks: a status, a length, a body.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -26,9 +26,13 @@ fn ask(address: &str, path: &str) -> Result<Vec<u8>> {
         match TcpStream::connect_timeout(&candidate, CONNECT_TIMEOUT) {
             Ok(mut stream) => {
                 stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-                write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+                // Not as the error that it is: a broken pipe of ours is taken for that of our output, whose
+                // reader has had enough.
+                let lost = |error: io::Error| anyhow!("{error}");
+                let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+                stream.write_all(request.as_bytes()).map_err(lost)?;
                 let mut answer = Vec::new();
-                stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+                stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(lost)?;
                 return Ok(answer);
             }
             Err(error) => failure = error.into(),
