@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod sim_node;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -12,15 +14,11 @@ use std::time::Duration;
 
 use corelog_engine::api::{Acks, FetchPart, FetchSpec, NewTopic, ProducePart};
 use corelog_engine::engine::{Engine, EngineOptions};
-use corelog_engine::journal::JournalOptions;
 use corelog_engine::journal::dump::{self, Detail};
 use corelog_engine::log::verify::{SegmentScan, segments};
 use corelog_engine::messages::{ShardReply, ShardRequest};
-use corelog_engine::meta::MetaOptions;
 use corelog_engine::planted::PlantedBug;
-use corelog_engine::shard::ShardOptions;
-use corelog_engine::topic_config::NodeDefaults;
-use corelog_engine::types::{NodeId, Offset, PartitionId, TopicPartition};
+use corelog_engine::types::{Offset, PartitionId, TopicPartition};
 use corelog_protocol::batch::{BatchBuilder, BatchIter, Scratch, crc_ok};
 use corelog_runtime::fs::{self, AlignedBuf, BLOCK_BYTES, File, OpenMode};
 use corelog_runtime::shards::ShardContext;
@@ -30,35 +28,17 @@ use corelog_runtime::{rand, time};
 const NODE: u32 = 1;
 const DATA: &str = "/data";
 
+/// Half of everything: the more files there are to damage.
 fn options() -> EngineOptions {
-    let mut journal = JournalOptions::new(PathBuf::new(), 0);
-    journal.file_bytes = 128 << 10;
-    journal.first_file_bytes = 64 << 10;
-    journal.max_commit_bytes = 32 << 10;
-    EngineOptions {
-        shard: ShardOptions {
-            data_dir: PathBuf::from(DATA),
-            node: NodeId(1),
-            tail_cache_bytes: 32 << 10,
-            unflushed_bytes_max: 256 << 10,
-            flush_chunk_bytes: 16 << 10,
-            carry_bytes_max: 8 << 10,
-            journal_queue_bytes_max: 64 << 10,
-            open_files_max: 8,
-            planted: PlantedBug::NONE,
-        },
-        journal,
-        meta: MetaOptions {
-            node: NodeId(1),
-            listeners: Vec::new(),
-            rack: None,
-            default_partitions: 1,
-            default_replication_factor: 1,
-            configs: NodeDefaults::default(),
-            entries_per_snapshot: 20,
-        },
-        defaults: NodeDefaults::default(),
-    }
+    let mut options = sim_node::options(PlantedBug::NONE);
+    options.journal.file_bytes = 128 << 10;
+    options.journal.max_commit_bytes = 32 << 10;
+    options.shard.data_dir = PathBuf::from(DATA);
+    options.shard.tail_cache_bytes = 32 << 10;
+    options.shard.unflushed_bytes_max = 256 << 10;
+    options.shard.flush_chunk_bytes = 16 << 10;
+    options.shard.journal_queue_bytes_max = 64 << 10;
+    options
 }
 
 /// Values by partition and offset.

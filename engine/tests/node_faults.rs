@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod sim_node;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,14 +14,11 @@ use corelog_engine::api::{
     Acks, FetchPart, FetchSpec, Fetched, NewTopic, PartitionError, ProducePart, TopicRef,
 };
 use corelog_engine::engine::{Engine, EngineOptions};
-use corelog_engine::journal::{JournalFull, JournalOptions};
+use corelog_engine::journal::JournalFull;
 use corelog_engine::level::Level;
 use corelog_engine::messages::{ShardReply, ShardRequest};
-use corelog_engine::meta::MetaOptions;
 use corelog_engine::planted::PlantedBug;
-use corelog_engine::shard::ShardOptions;
-use corelog_engine::topic_config::NodeDefaults;
-use corelog_engine::types::{NodeId, Offset, PartitionId, TopicPartition};
+use corelog_engine::types::{Offset, PartitionId, TopicPartition};
 use corelog_protocol::ErrorCode;
 use corelog_protocol::batch::{BatchBuilder, BatchIter, Scratch};
 use corelog_runtime::shards::ShardContext;
@@ -34,34 +32,9 @@ const JOURNAL_FILE_BYTES: usize = 256 << 10;
 const VALUE_BYTES: usize = 4000;
 
 fn options() -> EngineOptions {
-    let mut journal = JournalOptions::new(PathBuf::new(), 0);
-    journal.file_bytes = JOURNAL_FILE_BYTES as u64;
-    journal.first_file_bytes = 64 << 10;
-    journal.max_commit_bytes = 64 << 10;
-    EngineOptions {
-        shard: ShardOptions {
-            data_dir: PathBuf::from("/data"),
-            node: NodeId(1),
-            tail_cache_bytes: 64 << 10,
-            unflushed_bytes_max: 512 << 10,
-            flush_chunk_bytes: 24 << 10,
-            carry_bytes_max: 8 << 10,
-            journal_queue_bytes_max: 128 << 10,
-            open_files_max: 8,
-            planted: PlantedBug::NONE,
-        },
-        journal,
-        meta: MetaOptions {
-            node: NodeId(1),
-            listeners: Vec::new(),
-            rack: None,
-            default_partitions: 1,
-            default_replication_factor: 1,
-            configs: NodeDefaults::default(),
-            entries_per_snapshot: 20,
-        },
-        defaults: NodeDefaults::default(),
-    }
+    let mut options = sim_node::options(PlantedBug::NONE);
+    options.journal.file_bytes = JOURNAL_FILE_BYTES as u64;
+    options
 }
 
 type Story = Rc<dyn Fn(Engine) -> LocalBoxFuture<'static, ()>>;

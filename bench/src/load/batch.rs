@@ -36,8 +36,6 @@ pub(super) struct ClosedBatch {
     pub(super) bytes: u64,
     /// Of the first record, among what this producer sends to the partition.
     pub(super) first_sequence: u64,
-    /// When it was first sent; 0 before.
-    pub(super) first_sent_ns: u64,
 }
 
 impl ClosedBatch {
@@ -94,7 +92,6 @@ impl OpenBatch {
             intended_ns: self.intended_ns,
             bytes: self.bytes,
             first_sequence: self.first_sequence,
-            first_sent_ns: 0,
         })
     }
 }

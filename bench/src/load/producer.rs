@@ -382,20 +382,13 @@ impl Producer {
         (!request.is_empty()).then_some(request)
     }
 
-    fn send(&self, node: i32, mut request: Request) {
+    fn send(&self, node: i32, request: Request) {
         let mut state = self.state.borrow_mut();
         let leader = state.leader(node);
         leader.in_flight += 1;
         let version = leader.version;
         let link = leader.link.clone().expect("looked at before a request is made");
         drop(state);
-        let now_ns = self.clock.now_ns();
-        for batch in &mut request {
-            match batch.first_sent_ns {
-                0 => batch.first_sent_ns = now_ns.max(1),
-                _ => self.shared.outcome().sent_twice = true,
-            }
-        }
         let is_answered = self.plan.acks != Acks::None;
         link.send(request, is_answered, |request, id| self.encode(request, version, id));
     }

@@ -140,8 +140,6 @@ pub(super) struct Outcome {
     pub(super) sent: BTreeMap<(u32, u32), Sent>,
     /// By group.
     pub(super) verifiers: BTreeMap<usize, Verifier>,
-    /// Batches were sent a second time.
-    pub(super) sent_twice: bool,
     /// What went wrong on the way, by words, and how often.
     pub(super) errors: BTreeMap<String, u64>,
     /// Why the run ended early.

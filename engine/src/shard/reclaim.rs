@@ -41,9 +41,6 @@ const RETRY: Duration = Duration::from_millis(500);
 /// wait behind: with 32 of them 1,000 partitions took a third less than with 4 (ADR 0005).
 const FLUSHES: usize = 4;
 
-/// What they write at a time, unless it is one of them: bounds the memory of their buffers.
-const FLUSHING_BYTES: usize = 16 << 20;
-
 /// Why the journal's oldest entries are still needed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReclaimError {
@@ -144,26 +141,20 @@ impl Shard {
         let budget = self.journal.file_bytes() / CARRY_SHARE;
         let mut carried = 0;
         let mut flushes = FuturesUnordered::new();
-        let mut flushing = 0;
         for (size, cell) in by_size {
             carried += size as u64;
             if size < self.options.carry_bytes_max && carried <= budget {
                 continue;
             }
-            while flushes.len() == FLUSHES || flushing + size > FLUSHING_BYTES {
-                match flushes.next().await {
-                    Some(flushed) => flushing -= flushed,
-                    None => break,
-                }
-            }
             let shard = Rc::clone(self);
-            flushing += size;
             flushes.push(async move {
                 if let Err(error) = shard.flush(&cell).await {
                     shard.flush_failed(&cell, &error);
                 }
-                size
             });
+            if flushes.len() == FLUSHES {
+                flushes.next().await;
+            }
         }
         while flushes.next().await.is_some() {}
     }

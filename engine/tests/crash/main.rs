@@ -7,23 +7,19 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod model;
+#[path = "../sim_node/mod.rs"]
+mod sim_node;
 mod workload;
 
 use std::cell::{Cell, RefCell};
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use corelog_engine::engine::{Engine, EngineOptions};
-use corelog_engine::journal::JournalOptions;
+use corelog_engine::engine::Engine;
 use corelog_engine::level::Level;
 use corelog_engine::messages::{ShardReply, ShardRequest};
-use corelog_engine::meta::MetaOptions;
 use corelog_engine::planted::{Planted, PlantedBug};
-use corelog_engine::shard::ShardOptions;
-use corelog_engine::topic_config::NodeDefaults;
-use corelog_engine::types::NodeId;
 use corelog_runtime::shards::{ShardContext, stop_signal};
 use corelog_runtime::sim::{Sim, SimOptions};
 use corelog_runtime::{rand, task, time};
@@ -33,39 +29,6 @@ use crate::workload::SharedModel;
 
 const NODE: u32 = 1;
 const CLIENTS_PER_SHARD: usize = 3;
-
-/// Small files and budgets, so that every seed rolls, flushes, carries forward and recycles.
-fn options(bug: PlantedBug) -> EngineOptions {
-    let mut journal = JournalOptions::new(PathBuf::new(), 0);
-    journal.file_bytes = 256 * 1024;
-    journal.first_file_bytes = 64 * 1024;
-    journal.max_commit_bytes = 64 * 1024;
-    journal.planted = bug;
-    EngineOptions {
-        shard: ShardOptions {
-            data_dir: PathBuf::from("/data"),
-            node: NodeId(1),
-            tail_cache_bytes: 64 * 1024,
-            unflushed_bytes_max: 512 * 1024,
-            flush_chunk_bytes: 24 * 1024,
-            carry_bytes_max: 8 * 1024,
-            journal_queue_bytes_max: 128 * 1024,
-            open_files_max: 8,
-            planted: bug,
-        },
-        journal,
-        meta: MetaOptions {
-            node: NodeId(1),
-            listeners: Vec::new(),
-            rack: None,
-            default_partitions: 1,
-            default_replication_factor: 1,
-            configs: NodeDefaults::default(),
-            entries_per_snapshot: 20,
-        },
-        defaults: NodeDefaults::default(),
-    }
-}
 
 /// What one node's life shares with the driver.
 #[derive(Clone)]
@@ -87,7 +50,7 @@ impl Life {
 }
 
 async fn shard_main(context: ShardContext<ShardRequest, ShardReply>, life: Life) -> Result<(), String> {
-    let options = options(life.bug);
+    let options = sim_node::options(life.bug);
     let started = Engine::start(context.mesh, options).await;
     let engine = started.map_err(|error| format!("the node does not start: {error}"))?;
     if context.shard == 0 {

@@ -18,6 +18,8 @@ use crate::process::{self, find, tethered};
 use crate::project::Project;
 use crate::setup::Toolbox;
 use crate::sink::{Sink, generate};
+use crate::versus::java_tools;
+use crate::versus::results::Measure;
 
 const SINK_CORE: &str = "0";
 const GENERATOR_CORE: &str = "1";
@@ -186,10 +188,9 @@ fn write_lines(path: &Path) -> Result<()> {
     Ok(file.flush()?)
 }
 
-/// The rate in the last line of `ProducerPerformance`: `N records sent, R records/sec (…`.
+/// The rate that `ProducerPerformance` printed at its end.
 fn java_rate(output: &str) -> Option<f64> {
-    let line = output.lines().rev().find(|line| line.contains("records sent") && line.contains("99.9th"))?;
-    line.split(", ").nth(1)?.split(' ').next()?.parse().ok()
+    java_tools::read_producer(output).ok()?.get(&Measure::RecordsPerS).copied()
 }
 
 fn table(contenders: &[Contender]) -> String {

@@ -8,11 +8,11 @@
 mod bench;
 mod first_record;
 mod headline;
-mod java_tools;
+pub(crate) mod java_tools;
 mod lab;
 mod page;
 mod plan;
-mod results;
+pub(crate) mod results;
 mod statistics;
 
 use std::collections::BTreeMap;
