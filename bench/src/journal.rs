@@ -202,7 +202,7 @@ async fn write_behind_inner(probe: &JournalProbe, worker: usize, beside: &Beside
                 *log = open(&dir(index), index)?;
                 beside.recreated.set(beside.recreated.get() + 1);
             }
-            let base = log.position().batch_base;
+            let base = log.position().next;
             set_base_offset(&mut batch, base.0);
             // A segment keeps whole blocks; what is left of a batch stays in the journal, which is
             // what a node does as well. Here the next flush begins with that batch again.

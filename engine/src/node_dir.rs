@@ -16,7 +16,7 @@ use corelog_runtime::fs;
 use crate::types::TopicPartition;
 
 /// The newest format that this program writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Holds the format, see [`format_version`].
 pub const FORMAT_FILE: &str = "format";

@@ -145,7 +145,7 @@ impl Replay {
         let partition = self.partition(lsn, state.target, state.log_end);
         // What was wrong before is of no matter if this state is whole.
         partition.fault = None;
-        let flushed_to = state.position.batch_base;
+        let flushed_to = state.position.next;
         partition.tail.retain(|batch| batch.next > flushed_to && batch.base < state.log_end);
         let first = partition.tail.first().map_or(state.log_end, |batch| batch.base);
         let end = partition.tail.last().map_or(flushed_to, |batch| batch.next);
@@ -264,7 +264,7 @@ fn read_batch(lsn: Lsn, bytes: Bytes) -> Result<(BatchHeader, TailBatch), String
 /// Decodes the batches behind a carried state, which reach from its segments to its end.
 fn read_tail(lsn: Lsn, bytes: Bytes, state: &PartitionState) -> Result<Vec<TailBatch>, String> {
     let mut tail = Vec::new();
-    let mut expected = state.position.batch_base;
+    let mut expected = state.position.next;
     for batch in BatchIter::new(&bytes) {
         let batch = batch.map_err(|error| error.to_string())?;
         let (_, batch) = read_batch(lsn, bytes.slice_ref(batch.bytes))?;
@@ -313,7 +313,7 @@ mod tests {
 
     fn state(flushed_to: i64, log_end: i64) -> PartitionState {
         let mut state = PartitionState::empty(target());
-        state.position.batch_base = Offset(flushed_to);
+        state.position.next = Offset(flushed_to);
         state.log_end = Offset(log_end);
         state
     }
@@ -458,9 +458,8 @@ mod tests {
                 let mut state = state(numbers[1], numbers[4]);
                 state.position = SegmentPosition {
                     segment_base: Offset(numbers[0]),
-                    batch_base: Offset(numbers[1]),
                     position_bytes: 4096 * (1 + blocks),
-                    batch_position_bytes: 4096 + blocks * 100,
+                    next: Offset(numbers[1]),
                 };
                 (state.log_start, state.high_watermark) = (Offset(numbers[2]), Offset(numbers[3]));
                 stored(&state, &tail)

@@ -88,12 +88,16 @@ pub struct Shard {
     stages: Stages,
     tail_bytes: Cell<usize>,
     unflushed_bytes: Cell<usize>,
+    /// Ever appended since the start.
+    appended_bytes: Cell<u64>,
     /// One element per batch that is in segments and still in memory, oldest first.
     evictable: RefCell<VecDeque<PartitionCell>>,
     flush_queue: RefCell<VecDeque<PartitionCell>>,
     /// The last flush found no space on the disk.
     segments_full: Cell<bool>,
     flush_wanted: Notify,
+    /// Much is unflushed.
+    relief_wanted: Notify,
     /// A partition's right to flush was given back, or a flush ended.
     flush_ended: Notify,
     next_watch: Cell<u64>,
@@ -150,10 +154,12 @@ impl Shard {
             stages: Stages::new(),
             tail_bytes: Cell::new(0),
             unflushed_bytes: Cell::new(0),
+            appended_bytes: Cell::new(0),
             evictable: RefCell::default(),
             flush_queue: RefCell::default(),
             segments_full: Cell::new(false),
             flush_wanted: Notify::new(),
+            relief_wanted: Notify::new(),
             flush_ended: Notify::new(),
             next_watch: Cell::new(0),
             read_errors: RateLimit::new(READ_ERRORS_PER_SECOND),
@@ -225,6 +231,7 @@ impl Shard {
         for _ in 0..flush::WORKERS {
             task::spawn_in(Class::Background, Rc::clone(self).flush_worker());
         }
+        task::spawn_in(Class::Background, Rc::clone(self).relief_worker());
     }
 
     /// Starts giving journal files back. Not before metadata has taken over what the journal of

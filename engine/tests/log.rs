@@ -151,16 +151,15 @@ async fn flush(world: &Shared, log: &SegmentLog, roll: Roll) {
     let before = log.position();
     let batches = {
         let world = world.borrow();
-        let pending = world.model.from(before.batch_base);
+        let pending = world.model.from(before.next);
         let some = usize::try_from(rand::below(pending.len() as u64 + 1)).unwrap();
-        let some = if before.batch_position_bytes < before.position_bytes { some.max(1) } else { some };
         pending[..some].to_vec()
     };
     let after = log.flush(&batches, roll).await.unwrap();
     assert_eq!(after, log.position());
-    assert!(after.batch_base >= before.batch_base);
+    assert!(after.next >= before.next);
     if roll == Roll::CloseAll {
-        let end = batches.last().map_or(before.batch_base, |batch| Offset(header(batch).next_offset()));
+        let end = batches.last().map_or(before.next, |batch| Offset(header(batch).next_offset()));
         assert_eq!(after, SegmentPosition::start(end));
     }
 }
@@ -168,7 +167,7 @@ async fn flush(world: &Shared, log: &SegmentLog, roll: Roll) {
 async fn check_read(world: &Shared, log: &SegmentLog) {
     let (log_start, end) = {
         let world = world.borrow();
-        (world.journal.log_start, log.position().batch_base)
+        (world.journal.log_start, log.position().next)
     };
     if log_start >= end {
         assert!(log.read(log_start, end, ALL, true).await.unwrap().is_empty());
@@ -198,7 +197,7 @@ async fn check_read(world: &Shared, log: &SegmentLog) {
 
 async fn check_times(world: &Shared, log: &SegmentLog) {
     let ts = i64::try_from(below(0..1_200) * if rand::below(4) == 0 { 4 } else { 1 }).unwrap();
-    let end = log.position().batch_base;
+    let end = log.position().next;
     let found = log.offset_for_time(ts).await.unwrap();
     let max = log.max_timestamp().await.unwrap();
     let world = world.borrow();
@@ -231,11 +230,11 @@ async fn truncate(world: &Shared, log: &SegmentLog) {
     world.borrow_mut().journal.truncations.push(offset);
     world.borrow_mut().model.truncate(offset);
     let at = log.truncate_to(offset).await.unwrap();
-    assert!(at.batch_base <= offset);
+    assert!(at.next <= offset);
 }
 
 async fn check_batch_base(world: &Shared, log: &SegmentLog) {
-    let end = log.position().batch_base;
+    let end = log.position().next;
     assert_eq!(log.batch_base_of(end).await.unwrap(), None);
     if let Some(offset) = random_offset(world, end) {
         let found = log.batch_base_of(offset).await.unwrap();
@@ -264,7 +263,7 @@ async fn step(world: &Shared, log: &SegmentLog) {
         }
         90..93 => {
             let at = log.position();
-            let log_start = random_offset(world, at.batch_base);
+            let log_start = random_offset(world, at.next);
             if let Some(log_start) = log_start {
                 {
                     let mut world = world.borrow_mut();
@@ -302,9 +301,9 @@ async fn interleave(world: &Shared, log: &SegmentLog) {
 /// As [`check_times`], while the end moves.
 async fn check_times_upto(world: &Shared, log: &SegmentLog) {
     let ts = i64::try_from(below(0..1_000)).unwrap();
-    let before = log.position().batch_base;
+    let before = log.position().next;
     let found = log.offset_for_time(ts).await.unwrap();
-    let after = log.position().batch_base;
+    let after = log.position().next;
     let world = world.borrow();
     let log_start = world.journal.log_start;
     let allowed = [before, after].map(|end| world.model.at_or_after(log_start, end, ts));
@@ -364,7 +363,7 @@ fn run_seed(seed: u64) -> u64 {
     let last = Rc::clone(&world);
     sim.run_on(NODE, async move {
         let log = replay(&last).await;
-        let (log_start, end) = (last.borrow().journal.log_start, log.position().batch_base);
+        let (log_start, end) = (last.borrow().journal.log_start, log.position().next);
         let read = log.read(log_start, end, ALL, true).await.unwrap();
         assert_eq!(read, last.borrow().model.between(log_start, end));
         for _ in 0..20 {
@@ -408,7 +407,7 @@ async fn small_log(world: &Shared) -> SegmentLog {
             world.model.append(3, 700 + number * 150, || 1_000 + i64::try_from(rand::below(99)).unwrap());
         }
         let roll = if segment < 3 { Roll::CloseAll } else { Roll::AsNeeded };
-        let from = log.position().batch_base;
+        let from = log.position().next;
         let batches = world.borrow().model.from(from).to_vec();
         log.flush(&batches, roll).await.unwrap();
     }
@@ -437,7 +436,7 @@ fn epochs(world: &Shared) -> corelog_engine::log::EpochAt {
 
 /// Reads everything in small and large steps; whatever comes must be right. Returns the error, if any.
 async fn read_all(world: &Shared, log: &SegmentLog) -> Option<LogError> {
-    let end = log.position().batch_base;
+    let end = log.position().next;
     let mut from = Offset(0);
     while from < end {
         match log.read(from, end, 6_000, true).await {
@@ -466,7 +465,7 @@ fn a_flipped_bit_is_never_served() {
         let path = dir().join(&name);
         let content = disk.content(&path).unwrap();
         let synced = is_active(&world, &name)
-            .then(|| usize::try_from(world.borrow().journal.checkpoint.batch_position_bytes).unwrap());
+            .then(|| usize::try_from(world.borrow().journal.checkpoint.position_bytes).unwrap());
         // Every byte of the first batch's header, and a sample of everything else.
         let header_bytes = 4096..4096 + 61;
         let positions = header_bytes.chain((0..content.len()).step_by(53));
@@ -480,7 +479,7 @@ fn a_flipped_bit_is_never_served() {
                 read_all(&check, &log).await
             });
             disk.flip_bit(&path, position as u64, bit);
-            let counts = synced.is_none_or(|synced| position < synced) && position < data_end(&content);
+            let counts = synced.is_none_or(|synced| position < synced) && telling(&content, position);
             assert_eq!(
                 matches!(error, Some(LogError::Corrupt(_))),
                 counts,
@@ -497,13 +496,30 @@ fn is_active(world: &Shared, name: &str) -> bool {
     name == format!("{:020}.log", active.0)
 }
 
-/// Where a segment's zero padding begins.
-fn data_end(content: &[u8]) -> usize {
-    let mut at = 4096;
-    while content.get(at + 16) == Some(&2) {
-        at += header(&content[at..]).total_len();
+/// Whether a byte belongs to a batch, or to the padding before one where that must be seen as such.
+fn telling(content: &[u8], position: usize) -> bool {
+    if position < 4096 {
+        return true;
     }
-    at.min(content.len())
+    let mut at = 4096;
+    let mut gap = at..at;
+    while at < content.len() {
+        let rest = at.next_multiple_of(4096) - at;
+        let is_batch = content.get(at + 16) == Some(&2) && content[at..at + 12].iter().any(|byte| *byte != 0);
+        if is_batch && (rest == 0 || rest >= 12) {
+            let end = at + header(&content[at..]).total_len();
+            if (at..end).contains(&position) || gap.contains(&position) {
+                return true;
+            }
+            (at, gap) = (end, end..end);
+        } else if rest == 0 {
+            return false;
+        } else {
+            gap = if rest < 12 { at..at } else { at..at + 12 };
+            at += rest;
+        }
+    }
+    false
 }
 
 #[test]
@@ -524,7 +540,7 @@ fn batches_before_and_behind_a_bad_one_are_served_without_an_epoch_hook() {
         assert_eq!(log.read(Offset(0), Offset(1_000), ALL, true).await.unwrap().len(), 1);
         let next = Offset(15);
         let read = log.read(next, Offset(1_000), ALL, true).await.unwrap();
-        assert_eq!(read, world.borrow().model.between(next, log.position().batch_base));
+        assert_eq!(read, world.borrow().model.between(next, log.position().next));
     });
 }
 
@@ -541,7 +557,7 @@ fn an_index_that_is_damaged_or_gone_changes_no_answer() {
                 for _ in 0..150 {
                     build.borrow_mut().model.append_random();
                 }
-                let batches = build.borrow().model.from(log.position().batch_base).to_vec();
+                let batches = build.borrow().model.from(log.position().next).to_vec();
                 log.flush(&batches, Roll::AsNeeded).await.unwrap();
             }
             build.borrow_mut().journal.checkpoint = log.position();
@@ -581,7 +597,7 @@ fn index_entries_of_data_that_does_not_count_are_never_believed() {
         let log = open(&first);
         for number in 0..200 {
             first.borrow_mut().model.append(1, 600, || 1_000 + number);
-            let batches = first.borrow().model.from(log.position().batch_base).to_vec();
+            let batches = first.borrow().model.from(log.position().next).to_vec();
             let at = log.flush(&batches, Roll::AsNeeded).await.unwrap();
             if number == 20 {
                 first.borrow_mut().journal.checkpoint = at;
@@ -591,21 +607,21 @@ fn index_entries_of_data_that_does_not_count_are_never_believed() {
     });
     // The journal lost what came after the checkpoint, as in mode `write` it may. Other records
     // take that place, too few for the index to be written again.
-    let kept = world.borrow().journal.checkpoint.batch_base.plus(1);
+    let kept = world.borrow().journal.checkpoint.next.plus(1);
     world.borrow_mut().model.truncate(kept);
     sim.run_on(NODE, async move {
         let log = open(&second);
         for _ in 0..20 {
             second.borrow_mut().model.append(1, 4_000, || 50);
         }
-        let batches = second.borrow().model.from(log.position().batch_base).to_vec();
+        let batches = second.borrow().model.from(log.position().next).to_vec();
         log.flush(&batches, Roll::CloseAll).await.unwrap();
         let at = log.position();
         second.borrow_mut().journal.checkpoint = at;
     });
     sim.run_on(NODE, async move {
         let log = open(&world);
-        let end = log.position().batch_base;
+        let end = log.position().next;
         for offset in 0..end.0 {
             let read = log.read(Offset(offset), end, 1, true).await.unwrap();
             assert_eq!(read, world.borrow().model.from(Offset(offset))[..1]);
@@ -759,14 +775,24 @@ fn verify_tells_damage_from_padding_and_from_an_unfinished_tail() {
         small_log(&build).await;
     });
     let at = world.borrow().journal.checkpoint;
-    let count = world.borrow().model.number_at(at.batch_base);
+    let count = world.borrow().model.number_at(at.next);
     let good = verify_all(&sim, None);
     assert!(!good.iter().any(Found::is_problem));
     assert_eq!(good.iter().filter(|found| matches!(found, Found::Batch { .. })).count(), count);
     assert_eq!(good.iter().filter(|found| matches!(found, Found::Rest { .. })).count(), 3);
-    assert_eq!(good.iter().filter(|found| matches!(found, Found::Tail { .. })).count(), 1);
+    assert_eq!(good.iter().filter(|found| matches!(found, Found::Tail { .. })).count(), 0);
     let known = verify_all(&sim, Some(at));
     assert!(!known.iter().any(|found| found.is_problem() || matches!(found, Found::Tail { .. })));
+
+    // Without the checkpoint nobody knows whether the newest segment should go on there.
+    let newest = format!("{:020}.log", at.segment_base.0);
+    sim.disk(NODE).flip_bit(dir().join(&newest), 4096 + 8, 6);
+    let unfinished = verify_all(&sim, None);
+    assert!(matches!(unfinished.last(), Some(Found::Tail { position_bytes: 4096, .. })), "{unfinished:?}");
+    assert!(!unfinished.iter().any(Found::is_problem));
+    let damaged = verify_all(&sim, Some(at));
+    assert!(matches!(damaged.last(), Some(Found::Damage { position_bytes: 4096, .. })), "{damaged:?}");
+    sim.disk(NODE).flip_bit(dir().join(&newest), 4096 + 8, 6);
 
     let first = sim.disk(NODE).names(dir()).remove(0);
     // A payload: that batch is bad, the others are found. Then a length: what follows is lost.

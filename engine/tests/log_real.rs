@@ -40,7 +40,7 @@ async fn write_and_read(dir: PathBuf, mib: i64) {
     let mut from = 0;
     for upto in (8..=batches.len()).step_by(8) {
         let at = log.flush(&batches[from..upto], Roll::AsNeeded).await.unwrap();
-        from = usize::try_from(at.batch_base.0).unwrap();
+        from = usize::try_from(at.next.0).unwrap();
     }
     println!("flushed {mib} MiB by 128 KiB in {:?}", started.elapsed());
     let at = log.flush(&batches[from..], Roll::CloseAll).await.unwrap();
@@ -68,7 +68,7 @@ async fn write_and_read(dir: PathBuf, mib: i64) {
     let cut = log.truncate_to(Offset(end.0 / 2)).await.unwrap();
     assert_eq!(
         log.max_timestamp().await.unwrap(),
-        Some((1_000 + cut.batch_base.0 - 1, cut.batch_base.plus(-1)))
+        Some((1_000 + cut.next.0 - 1, cut.next.plus(-1)))
     );
     log.delete_below(Offset(end.0 / 2)).await.unwrap();
     log.delete_all().await.unwrap();

@@ -127,6 +127,19 @@ impl File {
         }
     }
 
+    /// As [`sync_data`](Self::sync_data), for what is written behind: it may wait for syncs of other
+    /// files and be made together with them, which takes far less than each alone and a little
+    /// longer for the first.
+    ///
+    /// # Errors
+    /// As [`sync_data`](Self::sync_data).
+    pub async fn sync_behind(&self) -> io::Result<()> {
+        match &self.0 {
+            Kind::Real(file) => file.sync_behind().await,
+            Kind::Sim(file) => file.sync_data().await,
+        }
+    }
+
     /// The file's length in bytes.
     ///
     /// # Errors

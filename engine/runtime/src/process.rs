@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::ctx::{Current, current_or_none};
 
@@ -49,6 +49,19 @@ pub fn usage() -> Option<ProcessUse> {
         open_files_max: getrlimit(Resource::RLIMIT_NOFILE).ok()?.0,
         started_unix_s: boot_s as f64 + started_s,
     })
+}
+
+/// Raises the limit of open files as far as the operating system lets this process, and says how far
+/// that is. The usual limit is meant for programs that call `select`.
+///
+/// # Errors
+/// Whatever the operating system says; the limit is as before then.
+pub fn raise_open_files() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(hard)
 }
 
 /// CPU seconds, and seconds from the boot to the start.

@@ -9,12 +9,19 @@ use std::rc::Rc;
 
 use corelog_runtime::fs::{BLOCK_BYTES, File, OpenMode};
 use corelog_runtime::task;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use super::header::{HeaderError, SegmentHeader};
 use super::load::Loaded;
 use super::read::Reader;
 use crate::types::{Offset, TopicPartition};
+
+/// What the flushes of a shard's logs write at a time: a few large ones or many small ones. Their
+/// syncs are not bounded here: the more wait for one, the fewer are needed.
+const WRITES_KIB_MAX: u32 = 16 << 10;
+
+/// What one flush has in flight, however large it is: see `WRITES_IN_FLIGHT_MAX`.
+const FLUSH_KIB_MAX: u32 = 4 << 10;
 
 /// Bounds of a [`FileCache`].
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +83,7 @@ struct State {
 pub struct FileCache {
     options: FileCacheOptions,
     state: RefCell<State>,
+    writes_kib: Semaphore,
 }
 
 impl FileCache {
@@ -85,12 +93,19 @@ impl FileCache {
     /// When it may not even hold one file.
     pub fn new(options: FileCacheOptions) -> Rc<Self> {
         assert!(options.open_files_max > 0, "a cache holds at least one file");
-        Rc::new(Self { options, state: RefCell::default() })
+        Rc::new(Self { options, state: RefCell::default(), writes_kib: Semaphore::new(WRITES_KIB_MAX as usize) })
     }
 
     /// How many files it holds open.
     pub fn open_files(&self) -> usize {
         self.state.borrow().slots.len()
+    }
+
+    /// Waits until a flush of so many bytes may write. Bounds what is in flight, and the buffers for
+    /// it.
+    pub(super) async fn turn_to_write(&self, bytes: u64) -> SemaphorePermit<'_> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).map_or(FLUSH_KIB_MAX, |kib| kib.min(FLUSH_KIB_MAX));
+        self.writes_kib.acquire_many(kib).await.expect("never closed")
     }
 
     pub(super) fn register(&self) -> LogId {

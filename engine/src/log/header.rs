@@ -9,7 +9,7 @@ use crate::types::{LeaderEpoch, Offset, PartitionId, TopicId, TopicPartition};
 pub const HEADER_BYTES: u64 = BLOCK_BYTES as u64;
 
 const MAGIC: [u8; 8] = *b"CLSEGMNT";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const CRC_AT: usize = BLOCK_BYTES - 4;
 
 /// What the first block of a segment file says. Big-endian, as the batches behind it:
@@ -177,10 +177,10 @@ mod tests {
     fn a_newer_format_is_told_from_damage() {
         let mut block = vec![0; BLOCK_BYTES];
         header().encode(&mut block);
-        block[11] = 2;
+        block[11] = 3;
         let crc = crc32c::crc32c(&block[..CRC_AT]);
         block[CRC_AT..].copy_from_slice(&crc.to_be_bytes());
-        assert_eq!(SegmentHeader::decode(&block), Err(HeaderError::NewerFormat(2)));
+        assert_eq!(SegmentHeader::decode(&block), Err(HeaderError::NewerFormat(3)));
     }
 
     #[test]

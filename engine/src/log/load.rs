@@ -34,7 +34,7 @@ pub(super) async fn load(
 ) -> Result<Loaded, LogError> {
     let bytes = read_file(index_path).await;
     let (target, base) = (segment.header.target, segment.header.base_offset);
-    let upto = (bounds.end, bounds.data_bytes);
+    let upto = (bounds.end, bounds.file_bytes);
     let index = Index::decode(target, base, interval_bytes, &bytes, upto);
     let mut loaded = Loaded { index, broken: None };
     let mut reader = Reader::new(Rc::clone(segment), loaded.index.covered());
@@ -51,8 +51,9 @@ pub(super) async fn load(
 
 async fn scan(reader: &mut Reader, index: &mut Index, bounds: Bounds) -> Result<(), LogError> {
     while let Some(header) = reader.peek(bounds).await? {
+        let position_bytes = reader.position_bytes();
         reader.take(&header, bounds).await?;
-        index.push(&BatchPlace::of(&header).indexed);
+        index.push(&BatchPlace::of(&header).indexed, position_bytes);
     }
     Ok(())
 }
@@ -83,7 +84,7 @@ pub(super) async fn cut_file(path: &Path, header: &SegmentHeader, bounds: Bounds
     if bytes.is_empty() {
         return Ok(0);
     }
-    let (target, upto) = (header.target, (bounds.end, bounds.data_bytes));
+    let (target, upto) = (header.target, (bounds.end, bounds.file_bytes));
     let index = Index::decode(target, header.base_offset, 1, &bytes, upto);
     let from = (index.blocks() - 1) * BLOCK_BYTES;
     let mut last = AlignedBuf::zeroed(BLOCK_BYTES);

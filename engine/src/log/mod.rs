@@ -45,11 +45,9 @@ pub struct SegmentPosition {
     /// Bytes of that file that are written and synced, the header block included: whole blocks.
     /// With only the header block, the file need not exist.
     pub position_bytes: u64,
-    /// Base offset of the batch that holds byte `position_bytes`, or of the next batch if that
-    /// starts exactly there. Everything below is in the segments.
-    pub batch_base: Offset,
-    /// Where that batch starts in the file: at `position_bytes` or before.
-    pub batch_position_bytes: u64,
+    /// The offset behind the last record in the segments: the next batch begins there, in the file
+    /// at `position_bytes`.
+    pub next: Offset,
 }
 
 impl SegmentPosition {
@@ -58,22 +56,21 @@ impl SegmentPosition {
         Self {
             segment_base: first,
             position_bytes: HEADER_BYTES,
-            batch_base: first,
-            batch_position_bytes: HEADER_BYTES,
+            next: first,
         }
     }
 
     /// Whether such a position can be: whole blocks count, and batches begin behind the header's.
     pub fn is_possible(&self) -> bool {
         self.segment_base.0 >= 0
-            && self.segment_base <= self.batch_base
+            && self.segment_base <= self.next
+            && self.position_bytes >= HEADER_BYTES
             && self.position_bytes.is_multiple_of(HEADER_BYTES)
-            && (HEADER_BYTES..=self.position_bytes).contains(&self.batch_position_bytes)
     }
 
     /// Whether the segments hold anything of a batch that begins at or after `end`.
     pub fn reaches_beyond(&self, end: Offset) -> bool {
-        end < self.batch_base || (end == self.batch_base && self.batch_position_bytes < self.position_bytes)
+        end < self.next
     }
 }
 

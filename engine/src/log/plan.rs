@@ -13,6 +13,10 @@ use crate::types::{LeaderEpoch, Offset};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
+/// A batch's first bytes, its base offset and its length. They are never all zero, so where they are,
+/// a flush was padded.
+pub(super) const TELLING_BYTES: usize = 12;
+
 /// What a plan needs to know of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BatchPlace {
@@ -41,13 +45,13 @@ impl BatchPlace {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) segment_base: Offset,
-    /// The batches that belong to this segment; a part of the first one may be on disk already.
+    /// The batches that belong to this segment.
     pub(super) batches: Range<usize>,
-    /// So many bytes of the first batch are.
-    pub(super) skip_bytes: u64,
+    /// Where each of them begins in the file.
+    pub(super) positions: Vec<u64>,
     /// Whole blocks to write; from 0, with the header block, where the file is new. May be empty.
     pub(super) write: Range<u64>,
-    /// Whether the segment ends here, its last block padded with zeros.
+    /// Whether the segment ends here.
     pub(super) closes: bool,
 }
 
@@ -69,68 +73,58 @@ pub(super) struct Plan {
 struct Growing {
     base: Offset,
     first: usize,
-    skip_bytes: u64,
+    positions: Vec<u64>,
     write_from: u64,
-    /// Where the next batch goes.
-    position_bytes: u64,
-    /// Where the batch starts that holds or begins the last, partial block, and its offset.
-    boundary: (Offset, u64),
+    /// Where the data ends.
+    data_end: u64,
     age_ms: i64,
 }
 
 impl Growing {
-    fn continuing(at: SegmentPosition, age_ms: i64) -> Self {
+    fn continuing(at: SegmentPosition, first: usize, age_ms: i64) -> Self {
         let is_new = at.position_bytes == HEADER_BYTES;
         Self {
             base: at.segment_base,
-            first: 0,
-            skip_bytes: at.position_bytes - at.batch_position_bytes,
+            first,
+            positions: Vec::new(),
             write_from: if is_new { 0 } else { at.position_bytes },
-            position_bytes: at.batch_position_bytes,
-            boundary: (at.batch_base, at.batch_position_bytes),
+            data_end: at.position_bytes,
             age_ms: if is_new { 0 } else { age_ms },
         }
     }
 
     fn has_data(&self) -> bool {
-        self.position_bytes > HEADER_BYTES
+        self.data_end > HEADER_BYTES
     }
 
     fn rolls_before(&self, batch: &Indexed, options: &SegmentOptions) -> bool {
         let span = batch.next.0.saturating_sub(self.base.0);
         self.has_data()
-            && (self.position_bytes + batch.len > options.segment_bytes
+            && (batch_start(self.data_end) + batch.len > options.segment_bytes
                 || self.age_ms >= options.segment_ms
                 || span > i64::from(i32::MAX))
     }
 
     fn add(&mut self, batch: &Indexed) {
-        let start = self.position_bytes;
-        self.position_bytes += batch.len;
-        if self.position_bytes.is_multiple_of(BLOCK) {
-            self.boundary = (batch.next, self.position_bytes);
-        } else if start <= align_down(self.position_bytes) {
-            self.boundary = (batch.base, start);
-        }
+        let start = batch_start(self.data_end);
+        self.positions.push(start);
+        self.data_end = start + batch.len;
     }
 
-    fn piece(&self, until: usize, closes: bool) -> Piece {
-        let to = if closes { align_up(self.position_bytes) } else { align_down(self.position_bytes) };
-        // A new file of which not even one block of data is whole is not created yet.
-        let nothing = to <= self.write_from.max(HEADER_BYTES);
-        let write = if nothing { self.write_from..self.write_from } else { self.write_from..to };
+    fn piece(self, closes: bool) -> Piece {
+        let write_to = if self.positions.is_empty() { self.write_from } else { align_up(self.data_end) };
         Piece {
             segment_base: self.base,
-            batches: self.first..until,
-            skip_bytes: self.skip_bytes,
-            write,
+            batches: self.first..self.first + self.positions.len(),
+            positions: self.positions,
+            write: self.write_from..write_to,
             closes,
         }
     }
 }
 
-/// Plans the flush of `batches`, which begin with the one at `at.batch_base`. `age_ms` is that of
-/// the active segment, where it has a file.
+/// Plans the flush of `batches`, which begin with the one at `at.next`. `age_ms` is that of the
+/// active segment, where it has a file.
 pub(super) fn plan(
     at: SegmentPosition,
     batches: &[BatchPlace],
@@ -139,39 +133,43 @@ pub(super) fn plan(
     age_ms: i64,
 ) -> Plan {
     let mut pieces = Vec::new();
-    let mut growing = Growing::continuing(at, age_ms);
-    let mut next = at.batch_base;
+    let mut growing = Growing::continuing(at, 0, age_ms);
+    let mut next = at.next;
     for (number, BatchPlace { indexed: batch, .. }) in batches.iter().enumerate() {
         assert!(batch.base == next, "a flush is contiguous and begins at the position");
         next = batch.next;
-        let is_begun = number == 0 && growing.skip_bytes > 0;
-        if !is_begun && growing.rolls_before(batch, options) {
-            pieces.push(growing.piece(number, true));
-            growing = Growing::continuing(SegmentPosition::start(batch.base), 0);
-            growing.first = number;
+        if growing.rolls_before(batch, options) {
+            let following = Growing::continuing(SegmentPosition::start(batch.base), number, 0);
+            pieces.push(std::mem::replace(&mut growing, following).piece(true));
         }
         growing.add(batch);
     }
     let closes = roll == Roll::CloseAll && growing.has_data();
-    let last = growing.piece(batches.len(), closes);
-    let end = if closes || !growing.has_data() {
+    let is_empty = growing.positions.is_empty();
+    let end = if closes {
         SegmentPosition::start(next)
-    } else if last.write.is_empty() && at.segment_base == growing.base {
-        at
-    } else if last.write.is_empty() {
-        SegmentPosition::start(growing.base)
     } else {
         SegmentPosition {
             segment_base: growing.base,
-            position_bytes: last.write.end,
-            batch_base: growing.boundary.0,
-            batch_position_bytes: growing.boundary.1,
+            position_bytes: align_up(growing.data_end),
+            next,
         }
     };
-    if closes || !last.write.is_empty() {
-        pieces.push(last);
+    if closes || !is_empty {
+        pieces.push(growing.piece(closes));
     }
     Plan { pieces, end }
+}
+
+/// Where a batch begins that follows data ending at `data_end`: directly behind it, unless so little
+/// is left of the block that a reader could not tell its beginning from padding.
+fn batch_start(data_end: u64) -> u64 {
+    if is_padding_for_sure(data_end) { align_up(data_end) } else { data_end }
+}
+
+/// Whether no batch begins here: a block ends before there would be a batch's length.
+pub(super) fn is_padding_for_sure(position_bytes: u64) -> bool {
+    align_up(position_bytes) - position_bytes < TELLING_BYTES as u64 && !position_bytes.is_multiple_of(BLOCK)
 }
 
 pub(super) fn align_down(position_bytes: u64) -> u64 {
@@ -202,49 +200,39 @@ mod tests {
         sizes.iter().map(place).collect()
     }
 
-    #[test]
-    fn less_than_a_block_stays_in_the_journal() {
-        let at = SegmentPosition::start(Offset(0));
-        let plan = plan(at, &batches(0, &[100, 3995]), Roll::AsNeeded, &options(1 << 20), 0);
-        assert_eq!(plan, Plan { pieces: vec![], end: at });
+    fn at(position_bytes: u64, next: i64) -> SegmentPosition {
+        SegmentPosition { segment_base: Offset(0), position_bytes, next: Offset(next) }
     }
 
     #[test]
-    fn a_flush_that_ends_at_a_block_begins_the_next_batch_there() {
-        let at = SegmentPosition::start(Offset(0));
-        let plan = plan(at, &batches(0, &[100, 3996]), Roll::AsNeeded, &options(1 << 20), 0);
+    fn a_flush_ends_at_a_block_however_little_it_is() {
+        let start = SegmentPosition::start(Offset(0));
+        let plan = plan(start, &batches(0, &[100, 300]), Roll::AsNeeded, &options(1 << 20), 0);
         assert_eq!(plan.pieces[0].write, 0..8192);
-        assert_eq!(
-            plan.end,
-            SegmentPosition {
-                segment_base: Offset(0),
-                position_bytes: 8192,
-                batch_base: Offset(4),
-                batch_position_bytes: 8192,
-            }
-        );
+        assert_eq!(plan.pieces[0].positions, [4096, 4196]);
+        assert_eq!(plan.end, at(8192, 4));
     }
 
     #[test]
-    fn a_batch_that_is_begun_is_ended_in_its_segment() {
-        let at = SegmentPosition {
-            segment_base: Offset(0),
-            position_bytes: 8192,
-            batch_base: Offset(10),
-            batch_position_bytes: 8000,
-        };
-        let plan = plan(at, &batches(10, &[5000, 10]), Roll::AsNeeded, &options(4096), i64::MAX);
-        assert_eq!(plan.pieces.len(), 1);
-        assert_eq!(plan.pieces[0].skip_bytes, 192);
-        assert_eq!(plan.pieces[0].write, 8192..16384);
-        assert!(plan.pieces[0].closes);
-        assert_eq!(plan.end, SegmentPosition::start(Offset(12)));
+    fn the_next_flush_begins_at_that_block() {
+        let plan = plan(at(8192, 4), &batches(4, &[5000]), Roll::AsNeeded, &options(1 << 20), 0);
+        assert_eq!((plan.pieces[0].write.clone(), &plan.pieces[0].positions), (8192..16384, &vec![8192]));
+        assert_eq!(plan.end, at(16384, 6));
     }
 
     #[test]
-    fn closing_pads_and_closing_again_does_nothing() {
-        let at = SegmentPosition::start(Offset(0));
-        let closed = plan(at, &batches(0, &[100]), Roll::CloseAll, &options(1 << 20), 0);
+    fn no_batch_begins_where_its_length_would_be_in_the_next_block() {
+        let start = SegmentPosition::start(Offset(0));
+        for (first, second) in [(4084, 8180), (4085, 8192), (4095, 8192), (4096, 8192)] {
+            let plan = plan(start, &batches(0, &[first, 70]), Roll::AsNeeded, &options(1 << 20), 0);
+            assert_eq!(plan.pieces[0].positions, [4096, second]);
+        }
+    }
+
+    #[test]
+    fn closing_again_does_nothing() {
+        let start = SegmentPosition::start(Offset(0));
+        let closed = plan(start, &batches(0, &[100]), Roll::CloseAll, &options(1 << 20), 0);
         assert_eq!(closed.pieces[0].write, 0..8192);
         assert_eq!(closed.end, SegmentPosition::start(Offset(2)));
         let again = plan(closed.end, &[], Roll::CloseAll, &options(1 << 20), 0);
@@ -252,26 +240,15 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_that_ends_at_a_block_is_closed_without_a_write() {
-        let at = SegmentPosition {
-            segment_base: Offset(0),
-            position_bytes: 8192,
-            batch_base: Offset(10),
-            batch_position_bytes: 8192,
-        };
-        let closed = plan(at, &[], Roll::CloseAll, &options(1 << 20), 0);
+    fn a_flushed_segment_is_closed_without_a_write() {
+        let closed = plan(at(8192, 10), &[], Roll::CloseAll, &options(1 << 20), 0);
         assert!(closed.pieces[0].closes && closed.pieces[0].write.is_empty());
         assert_eq!(closed.end, SegmentPosition::start(Offset(10)));
     }
 
     #[test]
     fn age_and_offset_span_roll_a_segment() {
-        let at = SegmentPosition {
-            segment_base: Offset(0),
-            position_bytes: 8192,
-            batch_base: Offset(10),
-            batch_position_bytes: 8192,
-        };
+        let at = at(8192, 10);
         let aged = SegmentOptions { segment_ms: 1000, ..options(1 << 20) };
         let one = batches(10, &[5000]);
         assert_eq!(plan(at, &one, Roll::AsNeeded, &aged, 999).end.segment_base, Offset(0));
@@ -283,7 +260,7 @@ mod tests {
     }
 
     proptest! {
-        /// Flushes in any number of steps put the same bytes in place, none of them twice.
+        /// Flushes in any number of steps put every batch in one place, and write each block once.
         #[test]
         fn positions_advance_over_every_batch_exactly_once(
             sizes in prop::collection::vec(61u64..9000, 1..60),
@@ -294,36 +271,30 @@ mod tests {
             let mut at = SegmentPosition::start(Offset(0));
             let mut known = 0;
             for step in steps {
+                let from = known;
                 known = (known + step).min(all.len());
-                let from = all.iter().position(|b| b.indexed.base == at.batch_base);
-                let from = from.unwrap_or(all.len()).min(known);
                 let plan = plan(at, &all[from..known], Roll::AsNeeded, &options(segment_bytes), 0);
+                let mut batch = from;
                 for piece in &plan.pieces {
-                    prop_assert_eq!(piece.write.start % BLOCK, 0);
-                    prop_assert_eq!(piece.write.end % BLOCK, 0);
+                    prop_assert_eq!((piece.write.start % BLOCK, piece.write.end % BLOCK), (0, 0));
                     if piece.segment_base == at.segment_base && !piece.is_new() {
                         prop_assert_eq!(piece.write.start, at.position_bytes);
                     } else {
                         prop_assert!(piece.is_new());
-                        prop_assert_eq!(piece.skip_bytes, 0);
                     }
-                    let bytes: u64 = all[from..][piece.batches.clone()].iter().map(|b| b.indexed.len).sum();
-                    let data = bytes - piece.skip_bytes;
-                    let room = piece.write.end - piece.write.start.max(HEADER_BYTES);
-                    if piece.closes {
-                        prop_assert!(data <= room && room - data < BLOCK);
-                    } else {
-                        prop_assert!(room <= data && data - room < BLOCK);
+                    prop_assert_eq!(piece.batches.start, batch - from);
+                    let mut end = piece.write.start.max(HEADER_BYTES);
+                    for position in &piece.positions {
+                        prop_assert!((end..end + TELLING_BYTES as u64).contains(position));
+                        prop_assert!(!is_padding_for_sure(*position));
+                        end = position + all[batch].indexed.len;
+                        batch += 1;
                     }
+                    prop_assert!(end <= piece.write.end && piece.write.end - end < BLOCK);
                 }
-                let end = plan.end;
-                prop_assert!(end.batch_position_bytes <= end.position_bytes);
-                prop_assert!(end.batch_base >= at.batch_base && end.batch_base.0 <= 2 * i64::try_from(known).unwrap());
-                if let Some(batch) = all.iter().find(|b| b.indexed.base == end.batch_base) {
-                    let ends = end.batch_position_bytes + batch.indexed.len;
-                    prop_assert!(ends > end.position_bytes, "the boundary batch crosses the position");
-                }
-                at = end;
+                prop_assert_eq!(batch, known);
+                prop_assert_eq!(plan.end.next, Offset(2 * i64::try_from(known).unwrap()));
+                at = plan.end;
             }
         }
     }

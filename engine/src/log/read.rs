@@ -7,13 +7,14 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use corelog_protocol::batch::{self, BatchHeader};
+use corelog_runtime::fs::BLOCK_BYTES;
 use corelog_runtime::task::{Class, Join, spawn_join, yield_if_needed};
 
 use super::error::{CorruptReason, Corruption, LogError};
 use super::files::OpenSegment;
 use super::header::HEADER_BYTES;
 use super::index::Entry;
-use super::plan::align_down;
+use super::plan::{TELLING_BYTES, align_down, align_up, is_padding_for_sure};
 use crate::types::{LeaderEpoch, Offset};
 
 /// Size of a cold read.
@@ -24,8 +25,6 @@ pub(super) const CHUNK_BYTES: u64 = 1 << 20;
 pub(super) struct Bounds {
     /// The offset behind the last batch.
     pub(super) end: Offset,
-    /// No batch ends behind this byte.
-    pub(super) data_bytes: u64,
     /// Whole blocks that may be read: up to the synced position or the end of the file.
     pub(super) file_bytes: u64,
 }
@@ -99,7 +98,7 @@ impl Reader {
         self.offset
     }
 
-    /// Where that batch begins in the file.
+    /// Where that batch begins in the file, once it was peeked at; before, padding may come first.
     pub(super) fn position_bytes(&self) -> u64 {
         self.position_bytes
     }
@@ -120,17 +119,29 @@ impl Reader {
     }
 
     /// The header of the next batch, checked as far as that goes without its body; nothing at
-    /// the end of the segment.
+    /// the end of the segment. Moves on over the padding before it.
     pub(super) async fn peek(&mut self, bounds: Bounds) -> Result<Option<BatchHeader>, LogError> {
         if self.offset >= bounds.end {
             return Ok(None);
         }
-        let available = bounds.data_bytes.saturating_sub(self.position_bytes);
-        if available < batch::HEADER_BYTES as u64 {
+        let (bytes, available) = loop {
+            if is_padding_for_sure(self.position_bytes) {
+                self.position_bytes = align_up(self.position_bytes);
+            }
+            let is_at_block = self.position_bytes.is_multiple_of(BLOCK_BYTES as u64);
+            let available = bounds.file_bytes.saturating_sub(self.position_bytes);
             let needed = batch::HEADER_BYTES as u64;
-            return Err(self.corrupt(CorruptReason::TooLong { needed, available }));
-        }
-        let bytes = self.bytes(batch::HEADER_BYTES, bounds).await?;
+            if available >= needed {
+                let bytes = self.bytes(batch::HEADER_BYTES, bounds).await?;
+                if is_at_block || bytes.iter().take(TELLING_BYTES).any(|byte| *byte != 0) {
+                    break (bytes, available);
+                }
+            } else if is_at_block {
+                return Err(self.corrupt(CorruptReason::TooLong { needed, available }));
+            }
+            // What flushes wrote begins at a block, and is padded to one.
+            self.position_bytes = align_up(self.position_bytes);
+        };
         let header = BatchHeader::parse(&bytes).map_err(|error| self.corrupt(error.into()))?;
         self.check_header(&header, available, bounds.end).map_err(|reason| self.corrupt(reason))?;
         Ok(Some(header))

@@ -41,7 +41,7 @@ pub(super) struct State {
     pub(super) options: SegmentOptions,
     /// The closed segments by base offset, once listed.
     pub(super) closed: Option<BTreeMap<Offset, Closed>>,
-    /// Covers exactly what is below the position's `batch_base`, unless it is broken.
+    /// Covers exactly what is below the position's `next`, unless it is broken.
     pub(super) active: Option<Loaded>,
     /// Counts the changes of `position` and `closed`: whoever awaited in between looks again.
     pub(super) layout: u64,
@@ -159,7 +159,7 @@ impl Inner {
         if offset < state.log_start {
             return Err(LogError::OutOfRange { wanted: offset, log_start: state.log_start });
         }
-        if offset >= state.position.batch_base {
+        if offset >= state.position.next {
             return Ok(Place::Behind);
         }
         if offset >= state.position.segment_base {
@@ -176,16 +176,12 @@ impl Inner {
         let state = self.state.borrow();
         let at = state.position;
         if base == at.segment_base {
-            return Some(Bounds {
-                end: at.batch_base,
-                data_bytes: at.batch_position_bytes,
-                file_bytes: at.position_bytes,
-            });
+            return Some(Bounds { end: at.next, file_bytes: at.position_bytes });
         }
         let closed = state.closed.as_ref()?;
         let file_bytes = closed.get(&base)?.file_bytes;
         let next = closed.range(base.plus(1)..).next().map(|(next, _)| *next);
-        Some(Bounds { end: next.unwrap_or(at.segment_base), data_bytes: file_bytes, file_bytes })
+        Some(Bounds { end: next.unwrap_or(at.segment_base), file_bytes })
     }
 
     /// The bases of all segments from the one that holds `from` on, the active one included.
@@ -331,7 +327,7 @@ impl Inner {
             }
             // At the end nothing was awaited, so these bounds still hold.
             let is_active = base == self.position().segment_base;
-            if is_active || reader.offset() >= self.position().batch_base {
+            if is_active || reader.offset() >= self.position().next {
                 return Ok(None);
             }
             let next = self.open(reader.offset()).await?;

@@ -116,7 +116,7 @@ pub async fn segments(
                 (Some(next.map_or(at.segment_base, |next| next.min(at.segment_base))), len, false)
             }
             Some(at) if base == at.segment_base && at.position_bytes > HEADER_BYTES => {
-                (Some(at.batch_base), at.batch_position_bytes, false)
+                (Some(at.next), at.position_bytes, false)
             }
             Some(_) => (None, 0, true),
         };
@@ -129,6 +129,7 @@ pub async fn segments(
 pub struct SegmentScan {
     reader: Reader,
     bounds: Bounds,
+    len: u64,
     is_newest: bool,
     is_over: bool,
 }
@@ -154,10 +155,10 @@ impl SegmentScan {
         let is_newest = found.end.is_none();
         let bounds = Bounds {
             end: found.end.unwrap_or(Offset(i64::MAX)),
-            data_bytes: if is_newest { found.len } else { found.synced_bytes },
-            file_bytes: found.len,
+            file_bytes: if is_newest { found.len } else { found.synced_bytes },
         };
-        Ok(Self { reader: Reader::new(segment, first), bounds, is_newest, is_over: false })
+        let reader = Reader::new(segment, first);
+        Ok(Self { reader, bounds, len: found.len, is_newest, is_over: false })
     }
 
     /// What comes next; nothing at the end of the file.
@@ -168,13 +169,10 @@ impl SegmentScan {
         if self.is_over {
             return Ok(None);
         }
+        let peeked = self.reader.peek(self.bounds).await;
         let position_bytes = self.reader.position_bytes();
-        let bytes = self.bounds.file_bytes.saturating_sub(position_bytes);
-        if bytes == 0 && self.is_newest {
-            self.is_over = true;
-            return Ok(None);
-        }
-        let reason = match self.reader.peek(self.bounds).await {
+        let bytes = self.len.saturating_sub(position_bytes);
+        let reason = match peeked {
             Ok(Some(header)) => return self.batch(position_bytes, header).await.map(Some),
             Ok(None) => {
                 self.is_over = true;
@@ -184,6 +182,9 @@ impl SegmentScan {
             Err(error) => return Err(error),
         };
         self.is_over = true;
+        if bytes == 0 && self.is_newest {
+            return Ok(None);
+        }
         Ok(Some(if self.is_newest {
             Found::Tail { position_bytes, bytes, reason }
         } else {

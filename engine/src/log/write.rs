@@ -12,6 +12,7 @@ use corelog_protocol::batch::BatchHeader;
 use corelog_runtime::fs::{self, AlignedBuf, BLOCK_BYTES, File};
 use corelog_runtime::{task, time};
 use futures_util::StreamExt;
+use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 
@@ -41,6 +42,8 @@ pub(super) struct Writer {
     /// Left-overs are gone and the rest is known. False again while something is under way, and
     /// after it failed.
     is_prepared: bool,
+    /// The partition's directory was made, and the directories above it are not synced yet.
+    is_dir_new: bool,
     created_ms: i64,
     /// Entries that the active segment's index file has.
     indexed: usize,
@@ -159,18 +162,51 @@ impl Writer {
         }
         self.is_prepared = false;
         let mut segments = Vec::with_capacity(plan.pieces.len());
-        for piece in &plan.pieces {
-            segments.push(self.write_piece(log, piece, batches, &places).await?);
+        {
+            let bytes = plan.pieces.iter().map(|piece| piece.write.end - piece.write.start).sum();
+            let _turn = log.files.turn_to_write(bytes).await;
+            for piece in &plan.pieces {
+                segments.push(self.write_piece(log, piece, batches, &places).await?);
+            }
         }
-        if plan.pieces.iter().any(|piece| piece.is_new() && !piece.write.is_empty()) {
-            let synced = fs::sync_dir(&log.dir).await;
-            fence_if_failed(log, synced).map_err(LogError::io("syncing", &log.dir))?;
-        }
+        self.sync(log, &plan, &segments).await?;
         self.is_prepared = true;
         Ok(self.commit(log, &plan, &places, &segments))
     }
 
-    /// Writes and syncs one segment's share.
+    /// Makes durable what a flush wrote: segments, and the directories on the way to new ones. All
+    /// at once, since none of it counts before all of it is.
+    async fn sync(
+        &mut self,
+        log: &Inner,
+        plan: &Plan,
+        segments: &[Rc<OpenSegment>],
+    ) -> Result<(), LogError> {
+        let pieces = plan.pieces.iter().zip(segments).filter(|(piece, _)| !piece.write.is_empty());
+        let is_planted = log.options().planted.has(Planted::CheckpointBeforeSync);
+        let files = pieces.clone().filter(|_| !is_planted).map(|(_, segment)| async {
+            segment.file.sync_behind().await.map_err(LogError::io("syncing", &segment.path))
+        });
+        let mut dirs = Vec::new();
+        if pieces.clone().any(|(piece, _)| piece.is_new()) {
+            dirs.push(log.dir.as_path());
+        }
+        if self.is_dir_new {
+            // Also the parent: the topic's directory is as new.
+            dirs.extend(log.dir.ancestors().skip(1).take(2).filter(|dir| !dir.as_os_str().is_empty()));
+        }
+        let dirs = dirs.into_iter().map(|dir| async move {
+            fs::sync_dir(dir).await.map_err(LogError::io("syncing", dir))
+        });
+        // None is given up because another one failed: a sync has to be waited for.
+        let (files, dirs) = join(join_all(files), join_all(dirs)).await;
+        let synced: Result<(), LogError> = files.into_iter().chain(dirs).collect();
+        fence_if_failed(log, synced)?;
+        self.is_dir_new = false;
+        Ok(())
+    }
+
+    /// Writes one segment's share.
     async fn write_piece(
         &mut self,
         log: &Inner,
@@ -194,14 +230,10 @@ impl Writer {
             log.open(piece.segment_base).await?
         };
         let header = piece.is_new().then_some(&segment.header);
-        let skip = usize::try_from(piece.skip_bytes).expect("a part of a batch in memory");
-        let source = Source { batches: &batches[piece.batches.clone()], skip };
+        let source = Source { batches: &batches[piece.batches.clone()], positions: &piece.positions };
         write_range(&segment.file, piece.write.clone(), header, source)
             .await
             .map_err(LogError::io("writing", &segment.path))?;
-        let planted = log.options().planted.has(Planted::CheckpointBeforeSync);
-        let synced = if planted { Ok(()) } else { segment.file.sync_data().await };
-        fence_if_failed(log, synced).map_err(LogError::io("syncing", &segment.path))?;
         Ok(segment)
     }
 
@@ -225,11 +257,8 @@ impl Writer {
                 state.active.take().expect("prepared: the active index is loaded")
             };
             if loaded.broken.is_none() {
-                let written = |place: &&BatchPlace| place.indexed.next <= plan.end.batch_base;
-                places[piece.batches.clone()]
-                    .iter()
-                    .take_while(written)
-                    .for_each(|place| loaded.index.push(&place.indexed));
+                let written = places[piece.batches.clone()].iter().zip(&piece.positions);
+                written.for_each(|(place, position)| loaded.index.push(&place.indexed, *position));
             }
             if piece.closes {
                 let file_bytes = piece.write.end.max(before.position_bytes_in(piece));
@@ -308,7 +337,9 @@ impl Writer {
         let is_new = at.position_bytes == HEADER_BYTES;
         let is_first = is_new && log.bases_from(Offset(i64::MIN)).len() == 1;
         if is_first {
-            make_dir(log).await?;
+            // It may be there already, and not be durable: a process that was killed created it.
+            fs::create_dir_all(&log.dir).await.map_err(LogError::io("creating", &log.dir))?;
+            self.is_dir_new = true;
         }
         remove_left_overs(log, at).await?;
         if !is_new {
@@ -337,8 +368,7 @@ impl Writer {
         check_writable(log)?;
         log.ensure_listed().await?;
         let at = log.position();
-        let is_begun = at.batch_position_bytes < at.position_bytes;
-        if offset > at.batch_base || (offset == at.batch_base && !is_begun) {
+        if offset >= at.next {
             return Ok(at);
         }
         self.is_prepared = false;
@@ -376,7 +406,7 @@ fn check_writable(log: &Inner) -> Result<(), LogError> {
 }
 
 /// A failed sync is never repeated: what it was for may be gone while the next one succeeds.
-fn fence_if_failed<T>(log: &Inner, synced: io::Result<T>) -> io::Result<T> {
+fn fence_if_failed<T, E>(log: &Inner, synced: Result<T, E>) -> Result<T, E> {
     if synced.is_err() {
         log.state.borrow_mut().is_fenced = true;
     }
@@ -392,8 +422,8 @@ fn place(batch: &Bytes) -> BatchPlace {
 fn short(segment: &OpenSegment, at: SegmentPosition, len: u64) -> LogError {
     Box::new(super::Corruption {
         path: segment.path.clone(),
-        position_bytes: at.batch_position_bytes,
-        offset: at.batch_base,
+        position_bytes: at.position_bytes,
+        offset: at.next,
         reason: CorruptReason::Short { len },
     })
     .into()
@@ -414,30 +444,35 @@ async fn create(log: &Inner, header: SegmentHeader) -> Result<Rc<OpenSegment>, L
     Ok(segment)
 }
 
-/// The bytes of batches, behind the first `skip`.
+/// Batches, and where each of them begins in the file.
 struct Source<'a> {
     batches: &'a [Bytes],
-    skip: usize,
+    positions: &'a [u64],
 }
 
 impl Source<'_> {
-    /// Copies what comes next, and zeros where the source ends.
-    fn fill(&mut self, mut room: &mut [u8]) {
-        while let Some(batch) = self.batches.first()
-            && !room.is_empty()
-        {
-            let rest = &batch[self.skip..];
-            let len = rest.len().min(room.len());
-            let (now, later) = room.split_at_mut(len);
-            now.copy_from_slice(&rest[..len]);
-            room = later;
-            self.skip += len;
-            if self.skip == batch.len() {
-                self.batches = &self.batches[1..];
-                self.skip = 0;
+    /// Copies what belongs to the file's bytes from `position` on, and zeros where nothing does.
+    /// Called with positions in order.
+    fn fill(&mut self, position: u64, room: &mut [u8]) {
+        let mut filled = 0;
+        while let Some((batch, start)) = self.batches.first().zip(self.positions.first()) {
+            let here = position + filled as u64;
+            let gap = usize::try_from(start.saturating_sub(here)).unwrap_or(usize::MAX);
+            if gap >= room.len() - filled {
+                break;
             }
+            room[filled..filled + gap].fill(0);
+            filled += gap;
+            let done = usize::try_from(here.saturating_sub(*start)).expect("inside a batch in memory");
+            let len = (batch.len() - done).min(room.len() - filled);
+            room[filled..filled + len].copy_from_slice(&batch[done..done + len]);
+            filled += len;
+            if done + len < batch.len() {
+                break;
+            }
+            (self.batches, self.positions) = (&self.batches[1..], &self.positions[1..]);
         }
-        room.fill(0);
+        room[filled..].fill(0);
     }
 }
 
@@ -459,9 +494,9 @@ async fn write_range(
         if position == 0 {
             buf[..BLOCK_BYTES].fill(0);
             header.expect("a new file begins with its header").encode(&mut buf[..BLOCK_BYTES]);
-            source.fill(&mut buf[BLOCK_BYTES..]);
+            source.fill(BLOCK_BYTES as u64, &mut buf[BLOCK_BYTES..]);
         } else {
-            source.fill(&mut buf);
+            source.fill(position, &mut buf);
         }
         in_flight.push(file.write_at(buf, position));
         position += len as u64;
@@ -477,17 +512,6 @@ async fn write_range(
         result = result.and(written.map(drop));
     }
     result
-}
-
-/// Creates the partition's directory, durably. Also when it is there already: a process that was
-/// killed may have created it without the sync. Its parent (the topic's directory) is as new.
-async fn make_dir(log: &Inner) -> Result<(), LogError> {
-    fs::create_dir_all(&log.dir).await.map_err(LogError::io("creating", &log.dir))?;
-    for dir in log.dir.ancestors().take(2) {
-        let synced = sync_parent(dir).await;
-        fence_if_failed(log, synced).map_err(LogError::io("syncing the parent of", dir))?;
-    }
-    Ok(())
 }
 
 async fn sync_parent(dir: &Path) -> io::Result<()> {

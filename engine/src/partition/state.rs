@@ -14,8 +14,8 @@ use crate::log::SegmentPosition;
 use crate::types::{LeaderEpoch, Offset, PartitionId, TopicId, TopicPartition};
 
 /// Version of the encoding below.
-const STATE_VERSION: u8 = 1;
-const FIXED_BYTES: usize = 1 + 16 + 4 + 4 * 8 + 3 * 8;
+const STATE_VERSION: u8 = 2;
+const FIXED_BYTES: usize = 1 + 16 + 4 + 3 * 8 + 3 * 8;
 const EPOCH_BYTES: usize = 4 + 8;
 const PRODUCER_BYTES: usize = 8 + 2 + 8 + 1;
 const BATCH_BYTES: usize = 4 + 4 + 8 + 8;
@@ -80,8 +80,7 @@ impl PartitionState {
         out.put_i32_le(self.target.partition.0);
         out.put_i64_le(self.position.segment_base.0);
         out.put_u64_le(self.position.position_bytes);
-        out.put_i64_le(self.position.batch_base.0);
-        out.put_u64_le(self.position.batch_position_bytes);
+        out.put_i64_le(self.position.next.0);
         out.put_i64_le(self.log_start.0);
         out.put_i64_le(self.log_end.0);
         out.put_i64_le(self.high_watermark.0);
@@ -118,15 +117,14 @@ impl PartitionState {
         let position = SegmentPosition {
             segment_base: Offset(bytes.get_i64_le()),
             position_bytes: bytes.get_u64_le(),
-            batch_base: Offset(bytes.get_i64_le()),
-            batch_position_bytes: bytes.get_u64_le(),
+            next: Offset(bytes.get_i64_le()),
         };
         let [log_start, log_end, high_watermark] = [(); 3].map(|()| Offset(bytes.get_i64_le()));
         let ordered = log_start.0 >= 0
             && log_start <= high_watermark
             && high_watermark <= log_end
-            && position.batch_base <= log_end
-            && position.segment_base <= position.batch_base
+            && position.next <= log_end
+            && position.segment_base <= position.next
             && position.is_possible();
         if !ordered {
             return Err(StateError::Inconsistent);
@@ -225,7 +223,7 @@ mod tests {
                 let target = TopicPartition::new(TopicId(Uuid::from_u128(topic)), PartitionId(partition));
                 let mut state = PartitionState::empty(target);
                 state.position.segment_base = Offset(numbers[0]);
-                state.position.batch_base = Offset(numbers[1]);
+                state.position.next = Offset(numbers[1]);
                 state.position.position_bytes = (1 + numbers[2].unsigned_abs()) * 4096;
                 state.log_start = Offset(numbers[2]);
                 state.high_watermark = Offset(numbers[3]);

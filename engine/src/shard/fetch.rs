@@ -297,7 +297,7 @@ fn read_tail(
 
 fn parts(cell: &PartitionCell) -> (Rc<crate::log::SegmentLog>, Offset, TopicPartition) {
     let partition = cell.borrow();
-    (Rc::clone(partition.log()), partition.position().batch_base, partition.target())
+    (Rc::clone(partition.log()), partition.position().next, partition.target())
 }
 
 fn corrupt(target: TopicPartition, error: &dyn std::error::Error) -> PartitionError {

@@ -1,8 +1,7 @@
 //! Writing segments behind the journal.
 //!
 //! Only what was acknowledged goes to segments, so they never hold a record that a crash takes back.
-//! A flush writes whole blocks; the batch that the last of them cuts stays in the tail and in the
-//! journal as a whole.
+//! A flush ends at a block, padded, and leaves nothing behind of what it was given.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -50,6 +49,32 @@ impl Shard {
                 }
                 None if self.stopping.get() => return,
                 None => self.flush_wanted.notified().await,
+            }
+        }
+    }
+
+    /// Whether so much is unflushed that it has to become less, whatever partitions it is of: many
+    /// small tails fill the memory without one of them being worth a flush.
+    pub(super) fn is_much_unflushed(&self) -> bool {
+        self.unflushed_bytes.get() >= self.options.unflushed_bytes_max / 2
+    }
+
+    /// Flushes the largest tails whenever much is unflushed, for as long as the shard lives.
+    pub(super) async fn relief_worker(self: Rc<Self>) {
+        loop {
+            let wanted = self.relief_wanted.notified();
+            if self.stopping.get() {
+                return;
+            }
+            if !self.is_much_unflushed() {
+                wanted.await;
+                continue;
+            }
+            let before = self.stages.flushed_bytes.get();
+            self.flush_largest().await;
+            if self.stages.flushed_bytes.get() == before {
+                // No space, or nothing of it is acknowledged yet.
+                time::sleep(SPACE_RETRY).await;
             }
         }
     }
@@ -111,7 +136,7 @@ impl Shard {
         let (flushed_batches, flushed) = {
             let mut partition = cell.borrow_mut();
             let before = partition.tail().unflushed_bytes();
-            let batches = partition.tail_mut().flushed_to(position.batch_base);
+            let batches = partition.tail_mut().flushed_to(position.next);
             (batches, before - partition.tail().unflushed_bytes())
         };
         self.unflushed_bytes.set(self.unflushed_bytes.get() - flushed);

@@ -159,8 +159,12 @@ impl Shard {
         self.acks.watermark(durability, appended.lsn, Rc::clone(&cell), appended.next);
         self.tail_bytes.set(self.tail_bytes.get() + size_bytes);
         self.unflushed_bytes.set(self.unflushed_bytes.get() + size_bytes);
+        self.appended_bytes.set(self.appended_bytes.get() + size_bytes as u64);
         if wants_flush {
             self.want_flush(cell);
+        }
+        if self.is_much_unflushed() {
+            self.relief_wanted.notify_one();
         }
         let log_append_time_ms = appended.log_append_time_ms;
         let produced = Produced { base_offset: appended.base, log_append_time_ms, log_start_offset };

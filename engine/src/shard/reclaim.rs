@@ -37,9 +37,13 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// How long a reclaim waits before it tries again when segments could not be written.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Segment flushes that a reclaim runs at a time. Each ends with a sync, which those of the journal
-/// wait behind: with 32 of them 1,000 partitions took a third less than with 4 (ADR 0005).
-const FLUSHES: usize = 4;
+/// How often a flush that is ahead of the appends looks whether it still is, and how many times.
+const STEP_WAIT: Duration = Duration::from_millis(1);
+const STEP_WAITS_MAX: u32 = 4;
+
+/// Segment flushes that a reclaim runs at a time. Few of them write; the others wait for a sync that
+/// they share.
+const FLUSHES: usize = 64;
 
 /// Why the journal's oldest entries are still needed.
 #[derive(Debug, thiserror::Error)]
@@ -135,17 +139,41 @@ impl Shard {
 
     /// Writes the tails that are too large to carry.
     async fn flush_large(self: &Rc<Self>, cells: &[PartitionCell]) {
-        let mut by_size: Vec<_> =
-            cells.iter().map(|cell| (cell.borrow().tail().unflushed_bytes(), Rc::clone(cell))).collect();
-        by_size.sort_by_key(|(size, _)| *size);
         let budget = self.journal.file_bytes() / CARRY_SHARE;
         let mut carried = 0;
+        let too_large = |(size, _): &(usize, PartitionCell)| {
+            carried += *size as u64;
+            *size >= self.options.carry_bytes_max || carried > budget
+        };
+        let large: Vec<_> = by_size(cells).into_iter().filter(too_large).collect();
+        self.flush_in_step(large, self.journal.file_bytes() / 2).await;
+    }
+
+    /// Writes what makes up half of all unflushed bytes, the largest tails first.
+    pub(super) async fn flush_largest(self: &Rc<Self>) {
+        let cells: Vec<_> = self.partitions.borrow().values().cloned().collect();
+        let wanted = self.unflushed_bytes.get() / 2;
+        let mut sum = 0;
+        let is_among = |(size, _): &(usize, PartitionCell)| {
+            let is_needed = sum < wanted && *size > 0;
+            sum += *size;
+            is_needed
+        };
+        let largest: Vec<_> = by_size(&cells).into_iter().rev().take_while(is_among).collect();
+        self.flush_in_step(largest, self.options.unflushed_bytes_max as u64 / 4).await;
+    }
+
+    /// Flushes partitions, given with their sizes, in step with what is appended meanwhile: done when
+    /// that comes to `window` bytes. All at once, the journal's writes and syncs would wait behind them.
+    async fn flush_in_step(self: &Rc<Self>, cells: Vec<(usize, PartitionCell)>, window: u64) {
+        let all_bytes = cells.iter().map(|(size, _)| *size as u64).sum::<u64>().max(1);
+        let began = self.appended_bytes.get();
+        let mut begun_bytes = 0;
         let mut flushes = FuturesUnordered::new();
-        for (size, cell) in by_size {
-            carried += size as u64;
-            if size < self.options.carry_bytes_max && carried <= budget {
-                continue;
-            }
+        for (size, cell) in cells {
+            // Sizes of memory and files: nothing overflows.
+            self.wait_in_step(began + window / 1024 * begun_bytes / (all_bytes.div_ceil(1024))).await;
+            begun_bytes += size as u64;
             let shard = Rc::clone(self);
             flushes.push(async move {
                 if let Err(error) = shard.flush(&cell).await {
@@ -157,6 +185,24 @@ impl Shard {
             }
         }
         while flushes.next().await.is_some() {}
+    }
+
+    /// Waits until so much was ever appended, but not when that is urgently to be made room for, nor
+    /// long: where little is appended, the device has time.
+    async fn wait_in_step(&self, appended_bytes: u64) {
+        for _ in 0..STEP_WAITS_MAX {
+            let is_due = self.appended_bytes.get() >= appended_bytes;
+            if is_due || self.is_flush_urgent() {
+                return;
+            }
+            time::sleep(STEP_WAIT).await;
+        }
+    }
+
+    /// Whether appends are about to be held back.
+    fn is_flush_urgent(&self) -> bool {
+        let is_memory = self.unflushed_bytes.get() >= self.options.unflushed_bytes_max / 8 * 7;
+        is_memory || self.journal.full().is_some() || self.stopping.get()
     }
 
     /// Journals the state of partitions, at this moment. Their unflushed batches stay where they are
@@ -233,4 +279,12 @@ impl Shard {
             Some(_) | None => Ok(()),
         }
     }
+}
+
+/// Partitions with the sizes of their unflushed tails, the smallest first.
+fn by_size(cells: &[PartitionCell]) -> Vec<(usize, PartitionCell)> {
+    let mut by_size: Vec<_> =
+        cells.iter().map(|cell| (cell.borrow().tail().unflushed_bytes(), Rc::clone(cell))).collect();
+    by_size.sort_by_key(|(size, _)| *size);
+    by_size
 }

@@ -323,6 +323,7 @@ impl Shard {
         }
         self.retry_parked();
         self.flush_wanted.notify_waiters();
+        self.relief_wanted.notify_one();
         if self.fault.borrow().is_none()
             && let Some(newest) = self.journal.last_appended()
         {

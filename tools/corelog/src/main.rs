@@ -21,6 +21,11 @@ use clap::Parser;
 use cli::{Cli, Command};
 use config::{Config, Environment, Overrides};
 
+/// A request of a KiB or more is beyond what the C library's allocator keeps at hand (ADR 0005).
+/// Without huge pages, which would take twice the memory of an idle node.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let format = cli.output;
@@ -36,6 +41,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let format = cli.output;
+    if let Err(error) = corelog_runtime::process::raise_open_files() {
+        eprintln!("corelog: the limit of open files stays as it is: {error}");
+    }
     match cli.command {
         None => serve(cli.log_level, cli::Serve::default(), node::Greeting::FirstSteps),
         Some(Command::Serve(serve_args)) => serve(cli.log_level, serve_args, node::Greeting::Addresses),

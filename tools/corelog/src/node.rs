@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use corelog_net::node::{self, NodeSpec};
 use corelog_net::options::{BuildInfo, ListenerOptions, NetOptions};
 use corelog_net::server::{Addresses, NodeNet};
 use corelog_runtime::{fs, shards};
+use nix::sys::resource::{Resource, getrlimit};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, DefaultDurability, Listener, parse_cores};
@@ -32,8 +34,9 @@ const FLUSH_CHUNK_BYTES: usize = 4 << 20;
 const CARRY_BYTES_MAX: usize = 64 << 10;
 /// Appended and not yet written to a shard's journal: more than the device takes in a few ms.
 const JOURNAL_QUEUE_BYTES_MAX: usize = 16 << 20;
-/// Segment files that one shard holds open.
-const OPEN_FILES_MAX: usize = 512;
+/// Segment files that one shard holds open at least and at most: a quarter of the limit of open
+/// files, shared by all shards, is in between.
+const OPEN_FILES: RangeInclusive<usize> = 512..=8192;
 
 /// In the data directory, for whoever started the node with port 0.
 pub(crate) const ADDRESSES_FILE: &str = "corelog.addresses";
@@ -142,7 +145,7 @@ pub(crate) fn engine_options(config: &Config) -> Result<EngineOptions> {
             flush_chunk_bytes: FLUSH_CHUNK_BYTES,
             carry_bytes_max: CARRY_BYTES_MAX,
             journal_queue_bytes_max: JOURNAL_QUEUE_BYTES_MAX,
-            open_files_max: OPEN_FILES_MAX,
+            open_files_max: open_files_max(config)?,
             planted: PlantedBug::NONE,
         },
         journal,
@@ -153,6 +156,12 @@ pub(crate) fn engine_options(config: &Config) -> Result<EngineOptions> {
         },
         defaults,
     })
+}
+
+fn open_files_max(config: &Config) -> Result<usize> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let share = usize::try_from(limit)? / 4 / shard_options(config)?.shards;
+    Ok(share.clamp(*OPEN_FILES.start(), *OPEN_FILES.end()))
 }
 
 fn net_options(config: &Config) -> Result<NetOptions> {

@@ -1,7 +1,6 @@
 //! Files on glommio: reads and writes through io_uring, directory operations on the executor's
 //! blocking thread.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +22,7 @@ const FILE_MODE: u32 = 0o640;
 #[derive(Clone)]
 pub(crate) struct File {
     file: Rc<DmaFile>,
+    dir: Rc<Path>,
     shard: Rc<Shard>,
 }
 
@@ -40,7 +40,7 @@ impl File {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(FILE_MODE);
         let file = Rc::new(options.dma_open(path).await.map_err(plain)?);
-        Ok(Self { file, shard: Rc::clone(shard) })
+        Ok(Self { file, dir: dir_of(path).into(), shard: Rc::clone(shard) })
     }
 
     pub(crate) async fn open(shard: &Rc<Shard>, path: &Path, mode: OpenMode) -> io::Result<Self> {
@@ -52,7 +52,7 @@ impl File {
         let mut options = OpenOptions::new();
         options.read(true).write(mode == OpenMode::ReadWrite);
         let file = Rc::new(options.dma_open(path).await.map_err(plain)?);
-        Ok(Self { file, shard: Rc::clone(shard) })
+        Ok(Self { file, dir: dir_of(path).into(), shard: Rc::clone(shard) })
     }
 
     /// In a task of its own: glommio forgets a write whose future is dropped before the ring was
@@ -62,7 +62,7 @@ impl File {
         let result = done.clone();
         let (file, shard) = (Rc::clone(&self.file), Rc::clone(&self.shard));
         super::task::spawn_inline(async move {
-            let _permit = shard.in_flight_here().acquire().await;
+            let _permit = shard.admit(buf.len()).await;
             result.fill(write_all(&file, buf, position).await);
         });
         done.await
@@ -70,7 +70,7 @@ impl File {
 
     /// Reads the blocks around the range and copies out of them once.
     pub(crate) async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
-        let _permit = self.shard.in_flight_here().acquire().await;
+        let _permit = self.shard.admit(len).await;
         let block = BLOCK_BYTES as u64;
         let start = position - position % block;
         let end = position.saturating_add(len as u64).next_multiple_of(block);
@@ -93,6 +93,10 @@ impl File {
 
     pub(crate) async fn sync_data(&self) -> io::Result<()> {
         self.file.fdatasync().await.map_err(plain)
+    }
+
+    pub(crate) async fn sync_behind(&self) -> io::Result<()> {
+        super::sync::sync(&self.shard, self.dir.to_path_buf(), Some(Rc::clone(&self.file))).await
     }
 
     pub(crate) async fn len(&self) -> io::Result<u64> {
@@ -118,10 +122,7 @@ impl File {
 /// unwritten, the read never gets to the device and "works"; from then on all I/O is polled for,
 /// and fails or takes 4 ms. So the first file that it opens is one with written and synced blocks.
 async fn learn_device(shard: &Shard, path: &Path) -> io::Result<()> {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
+    let dir = dir_of(path).to_path_buf();
     // A call that blocks, but for a microsecond: the directory is about to be used anyway.
     let device = std::fs::metadata(&dir)?.dev();
     if shard.known_devices.borrow().contains(&device) {
@@ -132,6 +133,13 @@ async fn learn_device(shard: &Shard, path: &Path) -> io::Result<()> {
     file.close().await.map_err(plain)?;
     shard.known_devices.borrow_mut().insert(device);
     Ok(())
+}
+
+fn dir_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
 }
 
 async fn write_all(file: &DmaFile, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
@@ -151,9 +159,7 @@ async fn write_all(file: &DmaFile, buf: AlignedBuf, position: u64) -> io::Result
     Ok(buf.reclaim())
 }
 
-pub(super) type DirSyncs = BTreeMap<PathBuf, Vec<Slot<io::Result<()>>>>;
-
-async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     glommio::executor().spawn_blocking(call).await
 }
 
@@ -177,52 +183,8 @@ pub(crate) async fn rename(_: &Rc<Shard>, from: PathBuf, to: PathBuf) -> io::Res
     blocking(move || std::fs::rename(from, to)).await
 }
 
-/// There is one blocking thread, so syncs wait for each other: who asks for a directory while a
-/// sync of it is under way shares the next one with all others who do.
 pub(crate) async fn sync_dir(shard: &Rc<Shard>, path: PathBuf) -> io::Result<()> {
-    let done = Slot::new();
-    let is_under_way = {
-        let mut syncs = shard.dir_syncs.borrow_mut();
-        let is_under_way = syncs.contains_key(&path);
-        syncs.entry(path.clone()).or_default().push(done.clone());
-        is_under_way
-    };
-    if !is_under_way {
-        super::task::spawn_inline(sync_dir_for_all(Rc::clone(shard), path));
-    }
-    done.await
-}
-
-/// Syncs a directory until nobody waits for it.
-async fn sync_dir_for_all(shard: Rc<Shard>, path: PathBuf) {
-    loop {
-        let waiting = {
-            let mut syncs = shard.dir_syncs.borrow_mut();
-            match syncs.get_mut(&path).map(std::mem::take) {
-                Some(waiting) if !waiting.is_empty() => waiting,
-                Some(_) | None => {
-                    syncs.remove(&path);
-                    return;
-                }
-            }
-        };
-        let dir = path.clone();
-        let synced = blocking(move || std::fs::File::open(dir)?.sync_all()).await;
-        for slot in waiting {
-            slot.fill(match &synced {
-                Ok(()) => Ok(()),
-                Err(error) => Err(again(error)),
-            });
-        }
-    }
-}
-
-/// The same error for somebody else.
-fn again(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => error.kind().into(),
-    }
+    super::sync::sync(shard, path, None).await
 }
 
 pub(crate) async fn exists(_: &Rc<Shard>, path: PathBuf) -> io::Result<bool> {

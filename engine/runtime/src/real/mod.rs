@@ -9,6 +9,7 @@ mod poller;
 pub(crate) mod probe;
 mod run;
 mod signals;
+mod sync;
 pub(crate) mod task;
 
 use std::cell::RefCell;
@@ -18,7 +19,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::{Latency, Shares, TaskQueueHandle};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::shards::StopFlag;
 use crate::task::Class;
@@ -29,17 +30,22 @@ pub(crate) use self::run::run;
 
 const CLASSES: [Class; 4] = [Class::Journal, Class::Serve, Class::Read, Class::Background];
 
+/// In the background, a journal write waits behind bytes and not behind a number of writes: a few
+/// large ones may be in flight, or many small ones.
+const BACKGROUND_UNIT_BYTES: usize = 64 << 10;
+const BACKGROUND_UNITS: usize = 64;
+
 /// What one executor thread knows of itself.
 pub(crate) struct Shard {
     queues: [TaskQueueHandle; CLASSES.len()],
-    /// How many reads and writes each class may have in flight. glommio sends all disk I/O through
-    /// one ring whatever the queue, so a class keeps out of the journal's way by having little in
-    /// flight. The bounds also keep the wakers of one task far below glommio's 32,767.
+    /// How many reads and writes each class may have in flight, in the background class how many
+    /// [`BACKGROUND_UNIT_BYTES`]. glommio sends all disk I/O through one ring whatever the queue, so a
+    /// class keeps out of the journal's way by having little in flight. The bounds also keep the
+    /// wakers of one task far below glommio's 32,767.
     in_flight: [Semaphore; CLASSES.len()],
     /// Devices that glommio knows on this thread, see `fs`.
     known_devices: RefCell<BTreeSet<u64>>,
-    /// Who waits for the sync of a directory, for those that one is under way for.
-    dir_syncs: RefCell<fs::DirSyncs>,
+    syncs: sync::Syncs,
     poller: Rc<Poller>,
     stop: StopFlag,
 }
@@ -70,14 +76,14 @@ impl Shard {
                 Class::Journal => 64,
                 Class::Serve => 256,
                 Class::Read => 16,
-                Class::Background => 4,
+                Class::Background => BACKGROUND_UNITS,
             })
         };
         Ok(Self {
             queues: CLASSES.map(queue),
             in_flight: CLASSES.map(in_flight),
             known_devices: RefCell::default(),
-            dir_syncs: RefCell::default(),
+            syncs: sync::Syncs::new(),
             poller: Poller::new()?,
             stop,
         })
@@ -87,11 +93,17 @@ impl Shard {
         self.queues[index(class)]
     }
 
-    /// The bound of the class that the current task runs in.
-    fn in_flight_here(&self) -> &Semaphore {
+    /// Waits until the class that the current task runs in may have a read or write of `len` bytes
+    /// in flight.
+    async fn admit(&self, len: usize) -> SemaphorePermit<'_> {
         let here = glommio::executor().current_task_queue();
-        let class = self.queues.iter().position(|queue| *queue == here);
-        &self.in_flight[class.unwrap_or(index(Class::Serve))]
+        let class = self.queues.iter().position(|queue| *queue == here).unwrap_or(index(Class::Serve));
+        let units = match CLASSES[class] {
+            Class::Background => len.div_ceil(BACKGROUND_UNIT_BYTES).clamp(1, BACKGROUND_UNITS),
+            Class::Journal | Class::Serve | Class::Read => 1,
+        };
+        let units = u32::try_from(units).expect("at most 64");
+        self.in_flight[class].acquire_many(units).await.expect("never closed")
     }
 
     pub(crate) fn stop_flag(&self) -> StopFlag {

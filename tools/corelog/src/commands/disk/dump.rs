@@ -207,7 +207,7 @@ impl<W: Write> Printer<W> {
                     it.log_start,
                     it.log_end,
                     it.high_watermark,
-                    at.batch_base,
+                    at.next,
                     at.segment_base,
                     at.position_bytes,
                     it.producers.iter().len(),
@@ -217,7 +217,7 @@ impl<W: Write> Printer<W> {
                     "topic_id": it.target.topic.to_string(), "partition": it.target.partition,
                     "log_start": it.log_start, "log_end": it.log_end,
                     "high_watermark": it.high_watermark, "segment_base": at.segment_base,
-                    "position_bytes": at.position_bytes, "batch_base": at.batch_base,
+                    "position_bytes": at.position_bytes, "batch_base": at.next,
                     "producers": it.producers.iter().len(), "fault": it.fault,
                 });
                 self.print(3, "state", &line, fields);

@@ -63,7 +63,7 @@ fn check_extent(
 ) {
     let position = &known.state.position;
     let first = found.iter().find(|it| !it.is_left_over).map(|it| it.base);
-    let held = position.batch_base > known.state.log_start;
+    let held = position.next > known.state.log_start;
     if held && first.is_none_or(|first| first > known.state.log_start) {
         let there = first.map_or("none".to_owned(), |first| format!("the first begins at {first}"));
         report.problems.push(format!(

@@ -84,10 +84,10 @@ fn check_missing(
 ) {
     for (target, partition) in known {
         let state = &partition.state;
-        if state.position.batch_base > state.log_start && !with_segments.contains(target) {
+        if state.position.next > state.log_start && !with_segments.contains(target) {
             report.problems.push(format!(
                 "partition {target}: its segments are missing (offsets {} to {})",
-                state.log_start, state.position.batch_base
+                state.log_start, state.position.next
             ));
         }
     }
