@@ -93,7 +93,11 @@ impl FileCache {
     /// When it may not even hold one file.
     pub fn new(options: FileCacheOptions) -> Rc<Self> {
         assert!(options.open_files_max > 0, "a cache holds at least one file");
-        Rc::new(Self { options, state: RefCell::default(), writes_kib: Semaphore::new(WRITES_KIB_MAX as usize) })
+        Rc::new(Self {
+            options,
+            state: RefCell::default(),
+            writes_kib: Semaphore::new(WRITES_KIB_MAX as usize),
+        })
     }
 
     /// How many files it holds open.

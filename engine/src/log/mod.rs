@@ -53,11 +53,7 @@ pub struct SegmentPosition {
 impl SegmentPosition {
     /// A segment that begins at `first` and of which nothing is written yet: no file is needed.
     pub fn start(first: Offset) -> Self {
-        Self {
-            segment_base: first,
-            position_bytes: HEADER_BYTES,
-            next: first,
-        }
+        Self { segment_base: first, position_bytes: HEADER_BYTES, next: first }
     }
 
     /// Whether such a position can be: whole blocks count, and batches begin behind the header's.

@@ -149,11 +149,7 @@ pub(super) fn plan(
     let end = if closes {
         SegmentPosition::start(next)
     } else {
-        SegmentPosition {
-            segment_base: growing.base,
-            position_bytes: align_up(growing.data_end),
-            next,
-        }
+        SegmentPosition { segment_base: growing.base, position_bytes: align_up(growing.data_end), next }
     };
     if closes || !is_empty {
         pieces.push(growing.piece(closes));

@@ -176,12 +176,7 @@ impl Writer {
 
     /// Makes durable what a flush wrote: segments, and the directories on the way to new ones. All
     /// at once, since none of it counts before all of it is.
-    async fn sync(
-        &mut self,
-        log: &Inner,
-        plan: &Plan,
-        segments: &[Rc<OpenSegment>],
-    ) -> Result<(), LogError> {
+    async fn sync(&mut self, log: &Inner, plan: &Plan, segments: &[Rc<OpenSegment>]) -> Result<(), LogError> {
         let pieces = plan.pieces.iter().zip(segments).filter(|(piece, _)| !piece.write.is_empty());
         let is_planted = log.options().planted.has(Planted::CheckpointBeforeSync);
         let files = pieces.clone().filter(|_| !is_planted).map(|(_, segment)| async {
@@ -195,9 +190,9 @@ impl Writer {
             // Also the parent: the topic's directory is as new.
             dirs.extend(log.dir.ancestors().skip(1).take(2).filter(|dir| !dir.as_os_str().is_empty()));
         }
-        let dirs = dirs.into_iter().map(|dir| async move {
-            fs::sync_dir(dir).await.map_err(LogError::io("syncing", dir))
-        });
+        let dirs = dirs
+            .into_iter()
+            .map(|dir| async move { fs::sync_dir(dir).await.map_err(LogError::io("syncing", dir)) });
         // None is given up because another one failed: a sync has to be waited for.
         let (files, dirs) = join(join_all(files), join_all(dirs)).await;
         let synced: Result<(), LogError> = files.into_iter().chain(dirs).collect();

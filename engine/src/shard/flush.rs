@@ -56,7 +56,7 @@ impl Shard {
     /// Whether so much is unflushed that it has to become less, whatever partitions it is of: many
     /// small tails fill the memory without one of them being worth a flush.
     pub(super) fn is_much_unflushed(&self) -> bool {
-        self.unflushed_bytes.get() >= self.options.unflushed_bytes_max / 2
+        self.unflushed_bytes.get() >= self.options.unflushed_bytes_max / 4 * 3
     }
 
     /// Flushes the largest tails whenever much is unflushed, for as long as the shard lives.

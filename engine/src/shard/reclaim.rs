@@ -149,10 +149,10 @@ impl Shard {
         self.flush_in_step(large, self.journal.file_bytes() / 2).await;
     }
 
-    /// Writes what makes up half of all unflushed bytes, the largest tails first.
+    /// Writes what makes up a quarter of all unflushed bytes, the largest tails first.
     pub(super) async fn flush_largest(self: &Rc<Self>) {
         let cells: Vec<_> = self.partitions.borrow().values().cloned().collect();
-        let wanted = self.unflushed_bytes.get() / 2;
+        let wanted = self.unflushed_bytes.get() / 4;
         let mut sum = 0;
         let is_among = |(size, _): &(usize, PartitionCell)| {
             let is_needed = sum < wanted && *size > 0;
@@ -160,7 +160,7 @@ impl Shard {
             is_needed
         };
         let largest: Vec<_> = by_size(&cells).into_iter().rev().take_while(is_among).collect();
-        self.flush_in_step(largest, self.options.unflushed_bytes_max as u64 / 4).await;
+        self.flush_in_step(largest, self.options.unflushed_bytes_max as u64 / 8).await;
     }
 
     /// Flushes partitions, given with their sizes, in step with what is appended meanwhile: done when
@@ -201,7 +201,7 @@ impl Shard {
 
     /// Whether appends are about to be held back.
     fn is_flush_urgent(&self) -> bool {
-        let is_memory = self.unflushed_bytes.get() >= self.options.unflushed_bytes_max / 8 * 7;
+        let is_memory = self.unflushed_bytes.get() >= self.options.unflushed_bytes_max / 16 * 15;
         is_memory || self.journal.full().is_some() || self.stopping.get()
     }
 

@@ -159,7 +159,9 @@ async fn write_all(file: &DmaFile, buf: AlignedBuf, position: u64) -> io::Result
     Ok(buf.reclaim())
 }
 
-pub(super) async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     glommio::executor().spawn_blocking(call).await
 }
 

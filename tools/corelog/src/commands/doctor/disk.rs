@@ -80,7 +80,7 @@ fn file_system(storage: &Storage) -> Check {
             "data_dir on a local disk with ext4 or XFS",
         );
     }
-    if options.any(|it| matches!(it, "nobarrier" | "barrier=0")) {
+    if options.clone().any(|it| matches!(it, "nobarrier" | "barrier=0")) {
         return Check::fail(
             name,
             format!("{found}; without barriers a sync leaves records in the device's volatile cache"),
@@ -89,6 +89,13 @@ fn file_system(storage: &Storage) -> Check {
     }
     if !KNOWN.contains(&kind) {
         return Check::warn(name, format!("{found}; Corelog is not tested on {kind}"), "ext4 or XFS");
+    }
+    if options.any(|it| it == "discard") {
+        return Check::warn(
+            name,
+            format!("{found}; with discard, syncs take long for a while after segments were deleted"),
+            "the mount without discard, and fstrim.timer",
+        );
     }
     Check::ok(name, found)
 }
@@ -296,7 +303,8 @@ mod tests {
         for text in ["ext4 (rw,relatime)", "xfs (rw)", "btrfs (rw,ssd)"] {
             assert_eq!(level(text), Level::Ok, "{text}");
         }
-        for text in ["overlay (rw)", "nfs4 (rw,vers=4.2)", "fuse.sshfs (rw)", "zfs (rw)"] {
+        for text in ["overlay (rw)", "nfs4 (rw,vers=4.2)", "fuse.sshfs (rw)", "zfs (rw)", "ext4 (rw,discard)"]
+        {
             assert_eq!(level(text), Level::Warn, "{text}");
         }
         for text in ["tmpfs (rw)", "ext4 (rw,nobarrier)", "ext4 (rw,barrier=0)"] {
