@@ -42,6 +42,16 @@ type Story = Rc<dyn Fn(Engine) -> LocalBoxFuture<'static, ()>>;
 /// Runs a node with so many shards until the story, told on shard 0, has ended. `ends_well` is
 /// whether the node can be stopped in order after it.
 fn live(sim: &Sim, shards: usize, ends_well: bool, story: impl AsyncFn(Engine) + 'static) {
+    live_with(options, sim, shards, ends_well, story);
+}
+
+fn live_with(
+    options: fn() -> EngineOptions,
+    sim: &Sim,
+    shards: usize,
+    ends_well: bool,
+    story: impl AsyncFn(Engine) + 'static,
+) {
     let story = Rc::new(story);
     let told: Story = Rc::new(move |engine| {
         let story = Rc::clone(&story);
@@ -266,6 +276,35 @@ fn a_disk_that_is_full_once_the_journal_has_its_files_refuses_produces_and_nothi
     for free_bytes in [0, 64 << 10] {
         a_full_disk(6 * JOURNAL_FILE_BYTES / VALUE_BYTES, free_bytes);
     }
+}
+
+/// No tail is large enough for a flush of its own, and the journal has files left: only all of them
+/// together fill the memory.
+#[test]
+fn many_small_tails_do_not_stop_a_node() {
+    fn options() -> EngineOptions {
+        let mut options = self::options();
+        options.journal.max_files = 16;
+        options
+    }
+    let sim = sim();
+    let limit = options().shard.unflushed_bytes_max;
+    live_with(options, &sim, 1, true, async move |engine| {
+        let targets = create(&engine, "log", 64).await;
+        let mut promised: Vec<_> = targets.iter().map(|_| Promised::default()).collect();
+        for _ in 0..5 {
+            for (target, promised) in targets.iter().zip(&mut promised) {
+                produce(&engine, *target, promised, 10 * SECOND).await.unwrap();
+            }
+        }
+        for shard in engine.stats().await {
+            assert!(shard.unflushed.bytes < limit);
+            assert!(shard.journal.files_in_use < 15, "the journal was never under pressure");
+        }
+        for (target, promised) in targets.iter().zip(&promised) {
+            check(&engine, *target, promised, 0).await;
+        }
+    });
 }
 
 /// One partition on each of two shards, and which shard has which.

@@ -14,6 +14,7 @@ use corelog_runtime::shards::{self, Options, ShardContext};
 use corelog_runtime::sim::{Sim, SimOptions};
 use corelog_runtime::task::{self, Class};
 use corelog_runtime::{rand, time};
+use futures_util::future::{join, join_all};
 
 /// Runs `body` on every shard of a simulated node for several seeds, and of a real process.
 /// The path is an empty directory that the shards share.
@@ -149,6 +150,34 @@ fn directories_list_sorted_and_renames_replace() {
         fs::sync_dir(&dir).await.unwrap();
         fs::remove_dir_all(dir.join("a")).await.unwrap();
         assert_eq!(names(fs::list_dir(&dir).await.unwrap()), [file("moved")]);
+    });
+}
+
+/// A few are synced one by one, many at once, and what is gone meanwhile says so.
+#[test]
+fn syncs_that_are_not_urgent_are_all_answered() {
+    alone(|dir| async move {
+        let mut files = Vec::new();
+        for number in 0..40 {
+            let dir = dir.join(format!("d{}", number % 4));
+            fs::create_dir_all(&dir).await.unwrap();
+            let file = File::create(&dir.join(number.to_string())).await.unwrap();
+            file.write_at(AlignedBuf::padded(&pattern(9_000)), 0).await.unwrap();
+            files.push(file);
+        }
+        fs::remove_dir_all(dir.join("d3")).await.unwrap();
+        for together in [1, 3, 5, 40] {
+            let syncs = files[..together].iter().map(File::sync_behind);
+            let dirs = (0..together).map(|number| fs::sync_dir(dir.join(format!("d{}", number % 4))));
+            let (synced, dirs) = join(join_all(syncs), join_all(dirs)).await;
+            assert!(synced.iter().all(Result::is_ok), "{together}: {synced:?}");
+            for (number, synced) in dirs.into_iter().enumerate() {
+                assert_eq!(synced.is_ok(), number % 4 != 3, "{together}: directory {number}");
+            }
+        }
+        for file in files {
+            file.close().await.unwrap();
+        }
     });
 }
 

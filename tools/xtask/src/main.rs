@@ -22,6 +22,7 @@ mod project;
 mod setup;
 mod sink;
 mod soak;
+mod speed;
 mod steps;
 mod verify;
 mod versus;
@@ -96,6 +97,8 @@ enum Task {
     },
     /// Measure Apache Kafka and Corelog side by side, and write the page in docs/benchmarks
     Versus(versus::Arguments),
+    /// Measure one node by itself: batches, single records, partitions, tail, shards, start, rest
+    Speed(speed::Arguments),
     /// Hold a node's memory and its tail against 10,000 partitions, a backfill and slow consumers
     Pressure(pressure::Arguments),
     /// Load a node for long while topics come and go, readers begin anywhere, and `kill -9` comes again
@@ -156,6 +159,7 @@ fn run(task: Task) -> Result<bool> {
             Ok(true)
         }
         Task::Versus(arguments) => versus::run(&project, &arguments),
+        Task::Speed(arguments) => speed::run(&project, &arguments),
         Task::Pressure(arguments) => pressure::run_all(&project, &arguments),
         Task::Soak(arguments) => soak::run(&project, &arguments),
         Task::Kafka { port } => {

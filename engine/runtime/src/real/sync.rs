@@ -206,3 +206,21 @@ fn again(result: &io::Result<()>) -> io::Result<()> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_of_the_kernel_are_in_order_of_their_numbers() {
+        for (release, is) in [
+            ("5.17.0", true),
+            ("5.16.20-generic", false),
+            ("6.1.0-18-amd64", true),
+            ("10.0", true),
+            ("", false),
+        ] {
+            assert_eq!(is_at_least(release, KERNEL_MIN), is, "{release}");
+        }
+    }
+}

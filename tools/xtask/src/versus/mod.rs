@@ -6,14 +6,14 @@
 //! killed.
 
 mod bench;
-mod first_record;
+pub(crate) mod first_record;
 mod headline;
 pub(crate) mod java_tools;
 mod lab;
 mod page;
 mod plan;
 pub(crate) mod results;
-mod statistics;
+pub(crate) mod statistics;
 
 use std::collections::BTreeMap;
 use std::fs;
