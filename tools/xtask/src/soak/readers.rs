@@ -109,7 +109,7 @@ impl Reader<'_> {
                 let end = ranges[usize::try_from(partition)?].1;
                 self.read_up_to(partition, offset, count, end)
             }
-            2 => self.read_from_time(random, partition, first, count),
+            2 => self.read_from_time(random, partition, (first, end), count),
             _ => self.read_up_to(partition, random.u64(first..end), count, end),
         }
     }
@@ -139,15 +139,19 @@ impl Reader<'_> {
         Ok(records)
     }
 
-    /// The first record that is not older, and those behind it.
+    /// The first record that is not older, and those behind it. The time is not behind that of the
+    /// last record that is there: of a later one there is no first record, and a reader that waits at
+    /// the end may be given records that were due earlier and come late.
     fn read_from_time(
         &self,
         random: &mut fastrand::Rng,
         partition: u32,
-        first: u64,
+        (first, end): (u64, u64),
         count: usize,
     ) -> Result<()> {
-        let time = random.i64(self.topic.began_ms..=now_ms()?.max(self.topic.began_ms));
+        let last = self.read(partition, end - 1, 1)?;
+        let last_ms = last.first().context("the last record is there")?.timestamp_ms;
+        let time = random.i64(self.topic.began_ms..=last_ms.max(self.topic.began_ms));
         let name = &self.topic.name;
         let records = self.commands.consume(name, Some(partition), Some(From::Time(time)), Some(count))?;
         self.take(partition, None, count, &records)?;

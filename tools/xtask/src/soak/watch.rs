@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::machine::{Usage, as_f64, field};
+use crate::versus::statistics::Spread;
 
 /// What is judged of a life lasts at least so long: its second half, or what of it comes after the
 /// node has been given twice what its budget holds. Until then it fills its caches.
@@ -113,14 +114,17 @@ pub(crate) struct Growth {
 }
 
 impl Growth {
-    /// The growth over `over_s` of a line through points of time and MB.
+    /// The growth over `over_s` of a line through points of time and MB. Its slope is the median of
+    /// those between any two points: memory that a deleted topic gave back for a moment is no trend.
     fn of(points: &[(f64, f64)], over_s: f64) -> Option<Self> {
-        let count = as_f64(u64::try_from(points.len()).ok()?);
-        let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
-        let (mean_s, mean_mb) = (mean(|point| point.0), mean(|point| point.1));
-        let spread: f64 = points.iter().map(|(s, _)| (s - mean_s).powi(2)).sum();
-        let along: f64 = points.iter().map(|(s, mb)| (s - mean_s) * (mb - mean_mb)).sum();
-        (spread > 0.0).then(|| Self { mean_mb, by_mb: along / spread * over_s, over_s })
+        let mean_mb =
+            points.iter().map(|point| point.1).sum::<f64>() / as_f64(u64::try_from(points.len()).ok()?);
+        let slopes = points.iter().enumerate().flat_map(|(at, (s, mb))| {
+            let later = points[at + 1..].iter().filter(move |(later_s, _)| later_s > s);
+            later.map(move |(later_s, later_mb)| (later_mb - mb) / (later_s - s))
+        });
+        let slope = Spread::of(slopes)?.median;
+        Some(Self { mean_mb, by_mb: slope * over_s, over_s })
     }
 
     pub(crate) fn is_flat(&self) -> bool {
@@ -210,6 +214,12 @@ mod tests {
         assert_eq!(memory.complaints(), Vec::<String>::new());
         assert_eq!((memory.first_mb, memory.max_mb), (50.0, 95.0));
         assert!(memory.over_lives.is_some());
+    }
+
+    #[test]
+    fn what_a_deletion_gives_back_for_a_moment_is_no_growth() {
+        let dip = |_, s: f64| if (45.0..60.0).contains(&s) { 50.0 } else { 200.0 + s % 10.0 };
+        assert_eq!(Memory::of(&samples(5, dip), 300.0, 10.0).complaints(), Vec::<String>::new());
     }
 
     #[test]

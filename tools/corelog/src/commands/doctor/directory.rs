@@ -212,7 +212,8 @@ mod tests {
         fs::write(&format, format!("corelog {FORMAT_VERSION}\n")).unwrap();
         fs::write(dir.path().join(LAYOUT_FILE), "journal 1\njournal 2\n").unwrap();
         let found = look(dir.path());
-        assert!(found.check.found.contains("format 1, 2 journals"), "{found:?}");
+        let is_told = format!("format {FORMAT_VERSION}, 2 journals");
+        assert!(found.check.found.contains(&is_told), "{found:?}");
         assert!(found.is_usable());
         fs::write(&format, "corelog 999\n").unwrap();
         assert!(look(dir.path()).check.found.contains("format 999"));
@@ -224,7 +225,7 @@ mod tests {
     #[test]
     fn another_number_of_shards_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(FORMAT_FILE), "corelog 1\n").unwrap();
+        fs::write(dir.path().join(FORMAT_FILE), format!("corelog {FORMAT_VERSION}\n")).unwrap();
         fs::write(dir.path().join(LAYOUT_FILE), "journal 1\n").unwrap();
         assert!(look(dir.path()).check.found.contains("moves what is in them"));
     }

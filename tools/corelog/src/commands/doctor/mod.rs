@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(one.journal_bytes, 5 * (64 << 20));
         assert_eq!(one.memory_bytes, (64 + 128 + 128 + 64) << 20);
         assert_eq!((three.memory_bytes, three.journal_bytes), (3 * one.memory_bytes, 3 * one.journal_bytes));
-        assert_eq!(three.files - FILES_OF_PROCESS, 3 * (one.files - FILES_OF_PROCESS));
+        assert!(three.files > one.files && one.files > FILES_OF_PROCESS);
         assert_eq!(three.connections, one.connections);
     }
 }
