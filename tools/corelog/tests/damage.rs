@@ -1,7 +1,7 @@
 //! Disks that change bits or are full, under a real node: what is wrong is reported and never
 //! served, and what can go on does.
 
-#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, dead_code)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 mod live;
 
@@ -13,14 +13,10 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use corelog_protocol::batch::{BatchBuilder, BatchIter, Scratch};
-use live::{BINARY, Node, PATIENCE, Raw};
+use live::{BINARY, Node, PATIENCE, Raw, on_disk};
 
 const CORRUPT_MESSAGE: i16 = 2;
 const STORAGE_ERROR: i16 = 56;
-
-fn on_disk() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
 
 fn verify(data_dir: &Path) -> Output {
     Command::new(BINARY).arg("verify").arg(data_dir).output().unwrap()
