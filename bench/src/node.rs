@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use corelog_runtime::child::die_with_spawner;
+use corelog_runtime::error::with_causes;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
@@ -122,7 +123,7 @@ impl Node {
             .with_context(|| format!("cannot start {}", spec.binary.display()))?;
         let address = match wait_until_ready(&mut process, &dir, started + START_TIMEOUT) {
             Ok(address) => address,
-            Err(error) => bail!("{error:#}{}", dir.log_tail()),
+            Err(error) => bail!("{}{}", with_causes(error.as_ref()), dir.log_tail()),
         };
         let start_ms = started.elapsed().as_secs_f64() * 1e3;
         Ok(Self { address, command: shown, start_ms, process, dir })
@@ -161,7 +162,7 @@ impl Node {
         match ended {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => bail!("the node ended with {status}{}", self.dir.log_tail()),
-            Err(error) => bail!("{error:#}{}", self.dir.log_tail()),
+            Err(error) => bail!("{}{}", with_causes(error.as_ref()), self.dir.log_tail()),
         }
     }
 }

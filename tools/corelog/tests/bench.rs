@@ -136,10 +136,11 @@ fn bad_input_is_one_clear_line() {
     fs::write(&scenario, "about = \"misspelt\"\n[plan]\nproducer = 3\n").unwrap();
     let scenario = scenario.to_string_lossy().into_owned();
     // Nobody listens on port 1.
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["--bootstrap", "127.0.0.1:1", "--rate", "10"], "cannot connect to 127.0.0.1:1"),
         (&["--scenario", &scenario], "producer"),
         (&["--scenario", "there-is-none.toml"], "there-is-none.toml"),
+        (&["--bootstrap", "127.0.0.1:1", "--payload-file", "there-is-none.txt"], "there-is-none.txt"),
         (&["--bootstrap", "127.0.0.1:1", "--record-bytes", "10"], "record_bytes"),
         (&["--bootstrap", "127.0.0.1:1", "--arrivals", "max", "--rate", "10"], "rate"),
         (&["--bootstrap", "127.0.0.1:1", "--rate", "10", "--cores", "4000"], "core 4000"),
@@ -152,6 +153,7 @@ fn bad_input_is_one_clear_line() {
         assert!(!output.status.success(), "{arguments:?}");
         assert!(said.contains(words), "{arguments:?}: {said}");
         assert!(!said.contains("panicked"), "{said}");
+        assert!(said.matches("os error").count() <= 1, "a cause is said once: {said}");
         let lines = said.lines().filter(|line| !line.starts_with("hint: ") && !line.is_empty());
         assert_eq!(lines.count(), 1, "{arguments:?}: {said}");
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use corelog_bench::result::machine::{describe_storage, is_memory};
 use corelog_bench::result::report::Storage;
 use corelog_runtime::checks;
+use corelog_runtime::error::with_causes;
 use corelog_runtime::fs::BLOCK_BYTES;
 use nix::sys::statvfs::statvfs;
 
@@ -45,7 +46,7 @@ pub(super) fn disk(directory: &Directory, needs: &Needs) -> Vec<Check> {
                 checks.push(device(&storage, Queue::of(&storage)));
             }
         }
-        Err(error) => checks.push(Check::unknown("file system", format!("{error:#}"))),
+        Err(error) => checks.push(Check::unknown("file system", with_causes(error.as_ref()))),
     }
     if let Some(place) = &directory.writable {
         checks.extend(room(place, directory.journal_bytes, needs));
