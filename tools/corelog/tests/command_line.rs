@@ -6,6 +6,7 @@ mod live;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -134,14 +135,45 @@ fn errors_say_what_to_do() {
     assert_eq!(node.text(&["topic", "delete", "t"]), "deleted topic t\n");
 }
 
+/// An address at which nobody listens.
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
 #[test]
-fn nobody_at_the_address_is_said_at_once() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let output = run(Command::new(BINARY).args(["topic", "list", "--bootstrap", &free]), b"");
-    let error = failure(&output, 1);
-    assert!(error.contains("connection refused") && error.contains("is a node running"), "{error}");
-    let output = run(Command::new(BINARY).args(["topic", "list", "--bootstrap", "nowhere"]), b"");
-    assert!(failure(&output, 1).contains("host:port"));
+fn nobody_at_the_address_is_said_when_the_time_is_up() {
+    let arguments = ["topic", "list", "--timeout", "0.7", "--bootstrap", &free_address()];
+    let error = failure(&run(Command::new(BINARY).args(arguments), b""), 1);
+    assert!(error.contains("within 700ms") && error.contains("connection refused"), "{error}");
+    assert!(error.contains("is a node running"), "{error}");
+    assert_eq!(error.lines().count(), 2, "an error and a hint: {error}");
+    // What cannot become right is said at once.
+    let arguments = ["topic", "list", "--timeout", "86400", "--bootstrap", "nowhere"];
+    assert!(failure(&run(Command::new(BINARY).args(arguments), b""), 1).contains("host:port"));
+}
+
+#[test]
+fn a_node_that_starts_within_the_time_is_waited_for() {
+    let dir = on_disk();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let waiting = Command::new(BINARY)
+        .args(["topic", "list", "--timeout", "60", "--bootstrap", &address])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first attempt is cut off; the next ones find nobody, until the node is there.
+    drop(listener.accept().unwrap());
+    drop(listener);
+    let _node = Node::start_at(&address, dir.path(), &[]);
+    let output = waiting.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.starts_with("there are no topics") && said.lines().count() == 1,
+        "no terminal, no note: {said}"
+    );
 }
 
 #[test]
