@@ -41,11 +41,14 @@ fn an_open_loop_sends_every_record_and_every_group_reads_it_once() {
     let mut command = bench(&node.address, out.path());
     command.args(["--rate", "2000", "--arrivals", "poisson", "--record-bytes", "uniform:40..400"]);
     command.args(["--keys", "zipf:100,0.9", "--codec", "lz4", "--consumers", "2", "--groups", "2"]);
-    command.args(["--warm-up", "0.2", "--duration", "1.5", "--topics", "2", "--partitions", "3"]);
+    command.args(["--warm-up", "200ms", "--duration", "1.5s", "--topics", "2", "--partitions", "3"]);
+    command.args(["--batch-bytes", "16KiB", "--fetch-bytes", "1MiB", "--request-timeout", "1m"]);
     let report = report(&command.output().unwrap(), out.path());
     let run = &report.runs[0];
     let verified = run.verification.as_ref().unwrap();
     assert!(verified.as_promised, "{:?}", verified.findings);
+    assert_eq!((run.plan.warm_up_s, run.plan.duration_s, run.plan.request_timeout_s), (0.2, 1.5, 60.0));
+    assert_eq!((run.plan.batch_bytes, run.plan.fetch_bytes), (16 << 10, 1 << 20));
     assert!(verified.sent > 1_000, "{verified:?}");
     assert_eq!(verified.read, 2 * verified.sent);
     for metric in Metric::ALL {
