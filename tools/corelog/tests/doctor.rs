@@ -178,7 +178,7 @@ fn beside_a_running_node_its_directory_and_ports_are_no_failure() {
     assert_eq!(&message[..len], b"READY=1\n", "the service manager is told");
 
     let output = Command::new(BINARY)
-        .args(["doctor", "--listen", &node.address, "--http", "", "--shards", "1", "--output", "json"])
+        .args(["doctor", "--listen", &node.address, "--http", "", "--shards", "2", "--output", "json"])
         .arg("--data-dir")
         .arg(&node.data_dir)
         .output()
@@ -186,6 +186,8 @@ fn beside_a_running_node_its_directory_and_ports_are_no_failure() {
     let report = report(&output);
     let directory = check(&report, "data directory");
     assert_eq!(text(directory, "level"), "warn");
-    assert!(text(directory, "found").contains(&format!("process {} uses it", node.pid())), "{directory}");
+    let found = text(directory, "found");
+    assert!(found.contains(&format!("process {} uses it", node.pid())), "{directory}");
+    assert!(found.contains("2 journals;"), "a layout's checksum is no journal: {directory}");
     assert_eq!(level(&report, "listener main"), "ok", "{report:#}");
 }
