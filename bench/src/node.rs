@@ -2,18 +2,15 @@
 //!
 //! Plain threads start and stop it, never an executor: everything here blocks. The directory is
 //! the node's from [`Node::start`] on and is removed with it. A node never outlives this process;
-//! when that is killed, the directory stays.
-//!
-//! | In the directory | |
-//! |---|---|
-//! | `data/` | the node's data directory |
-//! | `log` | what it printed; the end of it is part of every error |
+//! when that is killed, the directory stays, until the next node is started there or beside it.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+mod dir;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -21,13 +18,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use corelog_runtime::child::die_with_spawner;
+use corelog_runtime::error::with_causes;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use self::dir::Dir;
 pub use crate::cores::pick_cores;
-use crate::result::machine::{describe_storage, is_memory};
 
 /// How long a node may take until it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,8 +37,6 @@ const READY_INTERVAL: Duration = Duration::from_millis(1);
 const END_INTERVAL: Duration = Duration::from_millis(10);
 /// How long one attempt to be answered may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// So much of the end of a node's log is part of an error.
-const LOG_TAIL_BYTES: u64 = 2048;
 /// Variables that configure a node begin so; those of this process are not the child's.
 const VARIABLE_PREFIX: &str = "CORELOG_";
 
@@ -71,7 +67,8 @@ impl NodeDurability {
 pub struct NodeSpec {
     /// The `corelog` binary: usually the running one.
     pub binary: PathBuf,
-    /// A directory on a real disk that is empty or not there; removed afterwards.
+    /// A directory on a real disk that is empty or not there, or was left behind by a process that was
+    /// killed; removed afterwards.
     pub data_dir: PathBuf,
     /// The cores that it is pinned to, with all its threads; one shard on each.
     pub cores: Vec<usize>,
@@ -89,7 +86,7 @@ impl NodeSpec {
     pub fn new(cores: Vec<usize>) -> Result<Self> {
         Ok(Self {
             binary: std::env::current_exe().context("cannot find the running binary")?,
-            data_dir: PathBuf::from(format!("./corelog-bench-data-{}", std::process::id())),
+            data_dir: PathBuf::from(format!("./{}{}", dir::OWN_PREFIX, std::process::id())),
             cores,
             durability: NodeDurability::default(),
             environment: Vec::new(),
@@ -122,7 +119,7 @@ impl Node {
             .with_context(|| format!("cannot start {}", spec.binary.display()))?;
         let address = match wait_until_ready(&mut process, &dir, started + START_TIMEOUT) {
             Ok(address) => address,
-            Err(error) => bail!("{error:#}{}", dir.log_tail()),
+            Err(error) => bail!("{}{}", with_causes(error.as_ref()), dir.log_tail()),
         };
         let start_ms = started.elapsed().as_secs_f64() * 1e3;
         Ok(Self { address, command: shown, start_ms, process, dir })
@@ -161,7 +158,7 @@ impl Node {
         match ended {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => bail!("the node ended with {status}{}", self.dir.log_tail()),
-            Err(error) => bail!("{error:#}{}", self.dir.log_tail()),
+            Err(error) => bail!("{}{}", with_causes(error.as_ref()), self.dir.log_tail()),
         }
     }
 }
@@ -290,98 +287,6 @@ impl Drop for Process {
         drop(self.release.take());
         if let Some(keeper) = self.keeper.take() {
             let _ended = keeper.join();
-        }
-    }
-}
-
-/// The node's directory; removed when dropped.
-#[derive(Debug)]
-struct Dir {
-    path: PathBuf,
-    /// One that was there, such as a mount point, is emptied and stays.
-    was_there: bool,
-}
-
-impl Dir {
-    fn take(path: &Path) -> Result<Self> {
-        let storage = describe_storage(path)?;
-        ensure!(
-            !is_memory(&storage),
-            "{} is on {}, which is memory: nothing is durable there; name a directory on a disk with \
-             --data-dir",
-            path.display(),
-            storage.file_system
-        );
-        let was_there = path.exists();
-        if was_there {
-            let mut entries = fs::read_dir(path)
-                .with_context(|| format!("{} is not a directory that can be read", path.display()))?;
-            // Every ext4 file system has one of these in its root.
-            let foreign = entries.find(|entry| !matches!(entry, Ok(it) if it.file_name() == "lost+found"));
-            ensure!(
-                foreign.is_none(),
-                "{} is not empty: --data-dir names a directory for the node alone, which is removed \
-                 afterwards",
-                path.display()
-            );
-        }
-        let dir = Self { path: std::path::absolute(path)?, was_there };
-        fs::create_dir_all(dir.data()).with_context(|| format!("cannot create {}", dir.data().display()))?;
-        Ok(dir)
-    }
-
-    fn data(&self) -> PathBuf {
-        self.path.join("data")
-    }
-
-    fn log(&self) -> PathBuf {
-        self.path.join("log")
-    }
-
-    /// Where the node listens, once it says so. The file may be half-written.
-    fn address(&self) -> Result<Option<SocketAddr>> {
-        let text = match fs::read_to_string(self.data().join("corelog.addresses")) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let line = text.split_once('\n').map(|(first, _)| first);
-        let Some(line) = line else {
-            return Ok(None);
-        };
-        let address = line.strip_prefix("kafka=").with_context(|| format!("no address: {line}"))?;
-        Ok(Some(address.parse().with_context(|| format!("no address: {line}"))?))
-    }
-
-    /// The end of the log, for an error's text.
-    fn log_tail(&self) -> String {
-        let read = || -> io::Result<String> {
-            let mut file = File::open(self.log())?;
-            let from = file.metadata()?.len().saturating_sub(LOG_TAIL_BYTES);
-            file.seek(SeekFrom::Start(from))?;
-            let mut bytes = Vec::new();
-            file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
-            Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
-        };
-        match read() {
-            Ok(text) if text.is_empty() => String::new(),
-            Ok(text) => format!("; the end of its log:\n{text}"),
-            Err(error) => format!("; its log cannot be read: {error}"),
-        }
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let removed = if self.was_there {
-            fs::remove_dir_all(self.data()).and(fs::remove_file(self.log()))
-        } else {
-            fs::remove_dir_all(&self.path)
-        };
-        if let Err(error) = removed
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(dir = %self.path.display(), %error, "the node's directory cannot be removed");
         }
     }
 }

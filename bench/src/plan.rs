@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use byte_unit::Byte;
 use corelog_protocol::batch::Codec;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -63,7 +64,7 @@ pub enum Rate {
 /// How large record values are, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Size {
-    /// All the same: `1024`.
+    /// All the same: `1024`, `"1KiB"`.
     Fixed(usize),
     /// Evenly distributed, both ends included: `"uniform:100..2000"`.
     Uniform(usize, usize),
@@ -388,17 +389,35 @@ impl fmt::Display for Rate {
     }
 }
 
+/// A number of bytes, or a size with its unit: `1024`, `64KiB`, `1.5MB`. Units with an `i` are powers
+/// of 1024, those without are powers of 1000.
+///
+/// # Errors
+/// Anything else, and what is more than 2^64 - 1.
+pub fn parse_bytes(text: &str) -> Result<u64, ParseError> {
+    let text = text.trim();
+    let parsed = match text.parse() {
+        Ok(bytes) => Some(bytes),
+        // No part of a byte.
+        Err(_) if text.ends_with(|it: char| it.is_ascii_digit()) => None,
+        Err(_) => Byte::parse_str(text, true).ok().map(Byte::as_u64),
+    };
+    parsed.ok_or_else(|| ParseError { text: text.to_owned(), expected: "a size in bytes, or such as 64KiB" })
+}
+
 impl FromStr for Size {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        const EXPECTED: &str = "a size: bytes such as 1024, 'uniform:100..2000' or 'lognormal:800,0.7'";
+        const EXPECTED: &str =
+            "a size: bytes such as 1024 or 1KiB, 'uniform:100..2000' or 'lognormal:800,0.7'";
         let wrong = || ParseError { text: text.to_owned(), expected: EXPECTED };
+        let bytes = |part| parse_bytes(part).ok().and_then(|it| usize::try_from(it).ok()).ok_or_else(wrong);
         match text.split_once(':') {
-            None => Ok(Self::Fixed(parse(text, text, EXPECTED)?)),
+            None => Ok(Self::Fixed(bytes(text)?)),
             Some(("uniform", range)) => {
                 let (from, to) = range.split_once("..").ok_or_else(wrong)?;
-                let (from, to) = (parse(from, text, EXPECTED)?, parse(to, text, EXPECTED)?);
+                let (from, to) = (bytes(from)?, bytes(to)?);
                 if from > to { Err(wrong()) } else { Ok(Self::Uniform(from, to)) }
             }
             Some(("lognormal", parameters)) => {
@@ -407,7 +426,7 @@ impl FromStr for Size {
                 if !(0.0..=10.0).contains(&sigma) {
                     return Err(wrong());
                 }
-                Ok(Self::LogNormal(parse(median, text, EXPECTED)?, sigma))
+                Ok(Self::LogNormal(bytes(median)?, sigma))
             }
             Some(_) => Err(wrong()),
         }
@@ -556,6 +575,24 @@ mod tests {
             Plan { rate: Some(Rate::PerSecond(5000.0)), record_bytes: Size::Fixed(100), ..Plan::default() }
         );
         Plan::default().check().unwrap();
+    }
+
+    #[test]
+    fn a_size_is_a_number_of_bytes_or_has_its_unit() {
+        for (text, bytes) in
+            [("0", 0), ("1000", 1000), ("1KiB", 1024), ("64 KiB", 65_536), ("1MiB", 1 << 20), ("1kib", 1024)]
+        {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        assert_eq!((parse_bytes("1KB"), parse_bytes("1.5MB")), (Ok(1_000), Ok(1_500_000)));
+        assert_eq!(parse_bytes("18446744073709551615"), Ok(u64::MAX));
+        for wrong in ["", "KiB", "1.5", "-1", "1e3", "1 apple", "18446744073709551616", "99999999EiB"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!("uniform:1KiB..2KiB".parse(), Ok(Size::Uniform(1024, 2048)));
+        assert_eq!("lognormal:1KB,0.7".parse(), Ok(Size::LogNormal(1000, 0.7)));
+        let file = serde_json::from_str::<Plan>("{\"record_bytes\": \"1KiB\"}").unwrap();
+        assert_eq!(file.record_bytes, Size::Fixed(1024));
     }
 
     #[test]

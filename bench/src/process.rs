@@ -60,8 +60,8 @@ fn parse(stat: &str, status: &str) -> Option<ProcessUse> {
         cpu_s: user_s + system_s,
         user_s,
         system_s,
-        resident_bytes: value("VmRSS")? * 1024,
-        peak_resident_bytes: value("VmHWM")? * 1024,
+        resident_bytes: value("VmRSS")?.checked_mul(1024)?,
+        peak_resident_bytes: value("VmHWM")?.checked_mul(1024)?,
         threads: value("Threads")?,
     })
 }
@@ -88,6 +88,16 @@ mod tests {
         assert_eq!(parse("77 (a", status), None);
         // A process that has ended has no memory.
         assert_eq!(parse(stat, "Name:\ta\nThreads:\t1\n"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_what_a_process_uses_or_nothing(
+            stat in "[0-9]{0,3} ?\\(.{0,8}\\) [A-Z](-?[0-9]{0,21} ?){0,20}|.{0,60}",
+            status in "((VmRSS|VmHWM|Threads|Name):?[ \t]{0,3}[0-9]{0,21} ?(kB)?\n){0,6}|.{0,60}",
+        ) {
+            let _ = parse(&stat, &status);
+        }
     }
 
     #[test]

@@ -190,6 +190,14 @@ pub async fn remove_unlisted_journals(data_dir: &Path, listed: &[u64]) -> Result
     fs::sync_dir(&journals).await.map_err(io_at(&journals))
 }
 
+/// The journals that the content of [`LAYOUT_FILE`] names, in the order of the shards.
+///
+/// # Errors
+/// What is wrong with it, where a node would not start with it.
+pub fn layout_journals(content: &[u8]) -> Result<Vec<u64>, String> {
+    parse_layout(content).map(|layout| layout.journals)
+}
+
 /// The version that the content of [`FORMAT_FILE`] names, unless it is not ours.
 pub fn format_version(content: &[u8]) -> Option<u32> {
     std::str::from_utf8(content).ok()?.trim().strip_prefix("corelog ")?.parse().ok()
@@ -305,6 +313,14 @@ mod tests {
             let mut named = b"journal 1\n".to_vec();
             named.extend(bytes);
             let _ = parse_layout(&named);
+        }
+
+        #[test]
+        fn any_bytes_are_a_format_or_not_ours(bytes in prop::collection::vec(any::<u8>(), 0..40), version: u32) {
+            let _ = format_version(&bytes);
+            let named = [format!("corelog {version}").as_bytes(), &bytes].concat();
+            let _ = format_version(&named);
+            prop_assert_eq!(format_version(format!("corelog {version}\n").as_bytes()), Some(version));
         }
     }
 }

@@ -301,6 +301,8 @@ fn quoted(text: &str) -> Result<(String, &str), String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const GOOD: &str = "\
@@ -331,6 +333,27 @@ h_seconds_count{s=\"0\"} 4
         let expected =
             Buckets { bounds: vec![0.001, 0.5, f64::INFINITY], below: vec![1, 3, 4], sum: 7.25, count: 4 };
         assert_eq!(families["h_seconds"].histograms[&labels], expected);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_families_or_an_error(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), 0..12_usize, "[ -~]{0,6}|\\\\|\"|\n|[0-9e+.-]{1,24}|.{0,3}"), 1..6),
+            text in "(# (HELP|TYPE) )?[a-z_:]{0,4}(\\{([a-z]=\".{0,3}\",?){0,2}\\}?)? ?[0-9e+Inf-]{0,9}\n?|.{0,40}",
+        ) {
+            let _ = parse(&text);
+            let mut changed = GOOD.to_owned();
+            for (at, len, with) in changes {
+                let from = changed.floor_char_boundary(at.index(changed.len() + 1));
+                let to = changed.ceil_char_boundary((from + len).min(changed.len()));
+                changed.replace_range(from..to, &with);
+            }
+            for families in parse(&changed).iter().chain(&parse(&format!("{GOOD}{text}"))) {
+                for buckets in families.values().flat_map(|family| family.histograms.values()) {
+                    prop_assert_eq!(buckets.check(), Ok(()));
+                }
+            }
+        }
     }
 
     #[test]

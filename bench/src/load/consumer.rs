@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use bytes::{Bytes, BytesMut};
 use corelog_protocol::api::Api;
-use corelog_protocol::batch::{BatchIter, BatchRef, Scratch, crc_ok};
+use corelog_protocol::batch::{BatchIter, BatchRef, Record, RecordIter, Scratch, crc_ok};
 use corelog_protocol::error::ErrorCode;
 use corelog_protocol::fetch::{
     FetchPartition, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopic, TOPIC_IDS_FROM,
@@ -347,9 +348,10 @@ impl Consumer {
             _ => return state.verifier.see_bad_batch(part, base_offset),
         };
         let mut same: Option<(u64, u64)> = None;
-        for record in records {
-            let Ok(record) = record else { return state.verifier.see_bad_batch(part, base_offset) };
-            let offset = base_offset + i64::from(record.offset_delta);
+        for record in placed(records, base_offset..next) {
+            let Some((offset, record)) = record else {
+                return state.verifier.see_bad_batch(part, base_offset);
+            };
             if offset < from {
                 continue;
             }
@@ -429,6 +431,16 @@ impl Consumer {
     }
 }
 
+/// The records of a batch with their offsets; `None` where one cannot be read, or lies outside of its
+/// batch.
+fn placed<'r>(records: RecordIter<'r>, batch: Range<i64>) -> impl Iterator<Item = Option<(i64, Record<'r>)>> {
+    records.map(move |record| {
+        let record = record.ok()?;
+        let offset = batch.start.checked_add(i64::from(record.offset_delta))?;
+        batch.contains(&offset).then_some((offset, record))
+    })
+}
+
 /// A partition's records in one piece; nearly always they are.
 fn joined(chunks: &[Bytes]) -> Bytes {
     match chunks {
@@ -472,5 +484,49 @@ impl Owner<Asked> for Consumer {
         let counts = Counts { reconnects: 1, ..Counts::default() };
         self.recorder.count(Side::Consumed, self.clock.now_ns(), &counts);
         self.follow_leaders();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use corelog_protocol::batch::BatchBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The offsets of a batch with these changes, as far as it can be read.
+    fn offsets(changes: &[(usize, u8)]) -> (Vec<Option<i64>>, Range<i64>) {
+        let builder = BatchBuilder::new().base_offset(i64::MAX - 10);
+        let batch = builder.record(1, Some(b"k"), Some(b"a")).record(2, None, Some(b"b")).build().unwrap();
+        let mut bytes = batch.to_vec();
+        for (at, value) in changes {
+            let at = at % bytes.len();
+            bytes[at] = *value;
+        }
+        let Some(Ok(batch)) = BatchIter::new(&bytes).next() else { return (Vec::new(), 0..0) };
+        let range = batch.header.base_offset..batch.header.next_offset();
+        let mut scratch = Scratch::new();
+        let Ok(records) = batch.records(&mut scratch, 1 << 16) else { return (Vec::new(), range) };
+        (placed(records, range.clone()).map(|it| it.map(|(offset, _)| offset)).collect(), range)
+    }
+
+    #[test]
+    fn records_have_the_offsets_of_their_batch_and_no_others() {
+        let last = i64::MAX - 10;
+        assert_eq!(offsets(&[]).0, [Some(last), Some(last + 1)]);
+        // The second record's delta, which no header covers: beyond the batch, and beyond all offsets.
+        let second = 61 + 10 + 3;
+        assert_eq!(offsets(&[(second, 4)]).0, [Some(last), None]);
+        assert_eq!(offsets(&[(second, 40)]).0, [Some(last), None]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_batch_has_records_within_it_or_is_bad(
+            changes in prop::collection::vec((any::<usize>(), any::<u8>()), 0..6),
+        ) {
+            let (offsets, range) = offsets(&changes);
+            prop_assert!(offsets.into_iter().flatten().all(|offset| range.contains(&offset)));
+        }
     }
 }

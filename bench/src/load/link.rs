@@ -35,6 +35,7 @@ pub(super) enum Broken {
 }
 
 /// A request that was written, or is about to be.
+#[derive(Debug)]
 pub(super) struct Sent<T> {
     pub(super) request: T,
     /// When it was written.
@@ -195,33 +196,136 @@ impl<T: 'static> Link<T> {
 
     /// Hands out every whole reply in `buffer`; how many bytes of the next one are missing.
     fn take_replies(&self, buffer: &mut BytesMut) -> Result<usize, String> {
-        while let Some(length) = buffer.first_chunk::<LENGTH_BYTES>() {
-            let length = i32::from_be_bytes(*length);
-            let length = usize::try_from(length)
-                .ok()
-                .filter(|length| *length <= REPLY_BYTES_MAX)
-                .ok_or_else(|| format!("a reply of {length} bytes is no reply"))?;
-            if buffer.len() < LENGTH_BYTES + length {
-                return Ok(LENGTH_BYTES + length - buffer.len());
-            }
-            buffer.advance(LENGTH_BYTES);
-            let reply = buffer.split_to(length).freeze();
-            let sent = self.0.waiting.borrow_mut().pop_front().ok_or("a reply that nobody asked for")?;
-            let id = reply.first_chunk().map(|id| i32::from_be_bytes(*id));
-            if id != Some(sent.correlation_id) {
-                self.0.waiting.borrow_mut().push_front(sent);
-                return Err(format!("a reply with correlation id {id:?} out of order"));
-            }
-            if let Some(owner) = self.0.owner.upgrade() {
-                owner.answered(self, sent, reply);
+        loop {
+            let next = next_reply(buffer, &mut self.0.waiting.borrow_mut())?;
+            match next {
+                Next::Reply(sent, reply) => {
+                    if let Some(owner) = self.0.owner.upgrade() {
+                        owner.answered(self, sent, reply);
+                    }
+                }
+                Next::Missing(bytes) => return Ok(bytes),
             }
         }
-        Ok(0)
     }
+}
+
+/// What is at the front of what was read.
+#[derive(Debug)]
+enum Next<T> {
+    /// A whole reply, without its length, and the request that it is for.
+    Reply(Sent<T>, Bytes),
+    /// So many bytes are missing of the next one, as far as that is known.
+    Missing(usize),
+}
+
+/// Takes the next reply out of `buffer`: it is for the request that has waited longest.
+fn next_reply<T>(buffer: &mut BytesMut, waiting: &mut VecDeque<Sent<T>>) -> Result<Next<T>, String> {
+    let Some(length) = buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(Next::Missing(0)) };
+    let length = i32::from_be_bytes(*length);
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= REPLY_BYTES_MAX)
+        .ok_or_else(|| format!("a reply of {length} bytes is no reply"))?;
+    if buffer.len() < LENGTH_BYTES + length {
+        return Ok(Next::Missing(LENGTH_BYTES + length - buffer.len()));
+    }
+    buffer.advance(LENGTH_BYTES);
+    let reply = buffer.split_to(length).freeze();
+    let sent = waiting.pop_front().ok_or("a reply that nobody asked for")?;
+    let id = reply.first_chunk().map(|id| i32::from_be_bytes(*id));
+    if id != Some(sent.correlation_id) {
+        waiting.push_front(sent);
+        return Err(format!("a reply with correlation id {id:?} out of order"));
+    }
+    Ok(Next::Reply(sent, reply))
 }
 
 fn flush_joined(joined: &mut BytesMut, chunks: &mut Vec<Bytes>) {
     if !joined.is_empty() {
         chunks.push(joined.split().freeze());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn waiting(count: i32) -> VecDeque<Sent<()>> {
+        (0..count).map(|correlation_id| Sent { request: (), sent_ns: 0, correlation_id }).collect()
+    }
+
+    fn frame(correlation_id: i32, body: &[u8]) -> Vec<u8> {
+        let length = i32::try_from(4 + body.len()).unwrap();
+        [&length.to_be_bytes(), &correlation_id.to_be_bytes(), body].concat()
+    }
+
+    /// Replies and the end, in words: everything that was read in these pieces.
+    fn read(pieces: &[&[u8]], count: i32) -> (Vec<(i32, Bytes)>, Result<usize, String>, usize) {
+        let (mut buffer, mut waiting, mut replies) = (BytesMut::new(), waiting(count), Vec::new());
+        let mut end = Ok(0);
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            end = loop {
+                match next_reply(&mut buffer, &mut waiting) {
+                    Ok(Next::Reply(sent, reply)) => replies.push((sent.correlation_id, reply)),
+                    Ok(Next::Missing(bytes)) => break Ok(bytes),
+                    Err(reason) => break Err(reason),
+                }
+            };
+            if end.is_err() {
+                break;
+            }
+        }
+        (replies, end, waiting.len())
+    }
+
+    /// What a broker might send: replies in order, at times another one, at times bytes of any kind.
+    fn stream() -> impl Strategy<Value = Vec<u8>> {
+        let body = || prop::collection::vec(any::<u8>(), 0..40);
+        let part = prop_oneof![
+            8 => body().prop_map(|body| (true, 0, body)),
+            1 => (any::<i32>(), body()).prop_map(|(id, body)| (true, id, body)),
+            1 => body().prop_map(|bytes| (false, 0, bytes)),
+        ];
+        prop::collection::vec(part, 0..12).prop_map(|parts| {
+            let parts = (0..).zip(parts);
+            parts
+                .flat_map(|(at, (framed, id, body))| if framed { frame(at ^ id, &body) } else { body })
+                .collect()
+        })
+    }
+
+    proptest! {
+        /// However the bytes are cut: each request gets its own reply or goes on waiting, in order, and
+        /// never is room made for more than a reply may have.
+        #[test]
+        fn any_bytes_are_replies_in_order_or_an_end(
+            bytes in stream(), count in 0..12_i32, piece in 1..60_usize,
+        ) {
+            let (replies, end, left) = read(&[&bytes], count);
+            prop_assert_eq!(replies.len() + left, usize::try_from(count).unwrap());
+            for (at, (id, reply)) in (0..).zip(&replies) {
+                prop_assert_eq!(*id, at);
+                prop_assert_eq!(reply.first_chunk(), Some(&id.to_be_bytes()));
+            }
+            if let Ok(missing) = end {
+                prop_assert!(missing <= LENGTH_BYTES + REPLY_BYTES_MAX);
+            }
+            let pieces: Vec<&[u8]> = bytes.chunks(piece).collect();
+            let (in_pieces, end_in_pieces, left_in_pieces) = read(&pieces, count);
+            prop_assert_eq!((in_pieces, left_in_pieces), (replies, left));
+            prop_assert_eq!(end_in_pieces, end);
+        }
+    }
+
+    #[test]
+    fn a_length_that_no_reply_has_is_refused_before_there_is_room_for_it() {
+        for length in [-1, i32::MIN, i32::MAX, i32::try_from(REPLY_BYTES_MAX + 1).unwrap()] {
+            let (_, end, left) = read(&[&length.to_be_bytes()], 1);
+            assert!(end.unwrap_err().contains("is no reply") && left == 1, "{length}");
+        }
     }
 }

@@ -289,7 +289,7 @@ fn warnings(baseline: &[Loaded], candidate: &[Loaded]) -> Vec<String> {
             if run.verification.as_ref().is_some_and(|it| !it.as_promised) {
                 warnings.push(format!("{at} did not keep what was promised of its records"));
             }
-            let failed = run.produced.errors + run.produced.timeouts;
+            let failed = run.produced.errors.saturating_add(run.produced.timeouts);
             if failed > 0 {
                 warnings.push(format!("{at} has {failed} records with errors or time-outs"));
             }

@@ -23,13 +23,12 @@ const UNKNOWN: &str = "unknown";
 #[must_use]
 pub fn describe_machine() -> Machine {
     let cpu_info = line(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), "model name");
-    let memory = line(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemTotal");
-    let kib = memory.and_then(|it| it.trim_end_matches("kB").trim().parse::<u64>().ok());
+    let memory = memory_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
     let kernel = ["osrelease", "version"].map(|it| read(format!("/proc/sys/kernel/{it}")));
     Machine {
         cpu: format!("{} ({})", cpu_info.unwrap_or_else(|| UNKNOWN.to_owned()), std::env::consts::ARCH),
         cores: allowed_cores().map_or(0, |it| it.len()),
-        memory_bytes: kib.unwrap_or(0) * 1024,
+        memory_bytes: memory.unwrap_or(0),
         kernel: kernel.into_iter().flatten().collect::<Vec<_>>().join(" "),
         settings: settings(),
     }
@@ -94,6 +93,12 @@ fn read(path: impl AsRef<Path>) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// All memory that there is, as `/proc/meminfo` has it.
+fn memory_bytes(info: &str) -> Option<u64> {
+    let kib: u64 = line(info, "MemTotal")?.trim_end_matches("kB").trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// The first value of `name`, in a file of lines such as `name : value`.
@@ -250,6 +255,8 @@ impl BlockDevice {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const MOUNTS: &str = "\
@@ -292,6 +299,23 @@ mod tests {
         let storage = describe_storage(Path::new("not/there/yet")).unwrap();
         assert!(storage.path.is_absolute() && storage.path.ends_with("not/there/yet"));
         assert!(storage.file_system.contains('('), "{storage:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_machine_or_a_mount_or_nothing(
+            line in "([0-9]{0,3} ){2}[0-9]{0,2}:[0-9] /[a-z]{0,3} /([a-z/]|\\\\[0-9]{0,3}|ü){0,12} rw(,[a-z=/]{0,12}){0,3} (shared:1 )?- (ext4|overlay|[a-z]{0,3}) [^ ]{0,9} .{0,12}",
+            setting in "(MemTotal|model name)\t?: ?[0-9]{0,21} ?(kB)?|[a-z ]{0,5}\\[?[a-z]{0,4}\\]?.{0,9}",
+            text in ".{0,60}",
+            path in "/[a-z/]{0,12}",
+        ) {
+            let mounts = format!("{MOUNTS}{line}\n{text}\n{setting}\n");
+            // The root is a mount.
+            let mount = mount_of(&mounts, Path::new(&path)).unwrap();
+            prop_assert!(Path::new(&path).starts_with(&mount.point));
+            let _ = (mount.source_description(), mount_of(&line, Path::new(&path)), unescape(&text));
+            let _ = (memory_bytes(&setting), super::line(&mounts, "MemTotal"), chosen(&setting).len());
+        }
     }
 
     #[test]

@@ -281,3 +281,129 @@ fn is_departure(error: &io::Error) -> bool {
             | io::ErrorKind::NotConnected
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::atomic::Ordering;
+
+    use bytes::{BufMut, BytesMut};
+    use corelog_protocol::api::encode_request;
+    use corelog_protocol::batch::BatchBuilder;
+    use corelog_protocol::fetch::{FetchPartition, FetchTopic};
+    use corelog_protocol::produce::{ProducePartition, ProduceTopic};
+    use kafka_protocol::messages::create_topics_request::CreatableTopic;
+    use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+    use kafka_protocol::messages::{
+        CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, FindCoordinatorRequest,
+        InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    };
+    use kafka_protocol::protocol::StrBytes;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::super::Options;
+    use super::*;
+
+    /// A session, and the client's end of its connection. Its sink is stopping: nothing waits.
+    fn session(retain_bytes: usize) -> (Session, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let listen = listener.local_addr().unwrap();
+        let options = Options { listen, core: None, partitions: 4, retain_bytes, fault: None, stall: None };
+        let shared = Shared::new(options, |_| ());
+        shared.stopping.store(true, Ordering::SeqCst);
+        (Session::new(Arc::new(shared), 1, listener.accept().unwrap().0).unwrap(), client)
+    }
+
+    /// Requests as clients send them, without their lengths.
+    fn requests() -> Vec<Vec<u8>> {
+        fn name<T: From<StrBytes>>() -> T {
+            StrBytes::from_static_str("t").into()
+        }
+        fn encoded<T: Request>(version: i16, request: &T) -> Vec<u8> {
+            encode_request(version, 7, "client", request).unwrap()[LENGTH_BYTES..].to_vec()
+        }
+        let partition = ListOffsetsPartition::default().with_timestamp(-1);
+        let offsets = ListOffsetsTopic::default().with_name(name()).with_partitions(vec![partition]);
+        let records = BatchBuilder::new().record(1, Some(b"k"), Some(b"v")).build().unwrap().freeze();
+        let produced = vec![ProducePartition { index: 0, records }];
+        let produce = ProduceRequest {
+            transactional_id: None,
+            acks: -1,
+            timeout_ms: 0,
+            topics: vec![ProduceTopic { name: "t".to_owned(), partitions: produced }],
+        };
+        let partitions = vec![FetchPartition::new(0, 0, 1 << 20)];
+        let topics = vec![FetchTopic { name: "t".to_owned(), partitions, ..FetchTopic::default() }];
+        let fetch = FetchRequest { max_bytes: 1 << 20, topics, ..FetchRequest::default() };
+        vec![
+            encoded(9, &MetadataRequest::default()),
+            encoded(
+                7,
+                &CreateTopicsRequest::default()
+                    .with_topics(vec![CreatableTopic::default().with_name(name()).with_num_partitions(3)]),
+            ),
+            encoded(4, &DeleteTopicsRequest::default().with_topic_names(vec![name()])),
+            encoded(5, &ListOffsetsRequest::default().with_topics(vec![offsets])),
+            encoded(4, &FindCoordinatorRequest::default().with_coordinator_keys(vec![name()])),
+            encoded(4, &InitProducerIdRequest::default()),
+            encoded(4, &DescribeConfigsRequest::default()),
+            produce.encode(9, 7, "client").concat()[LENGTH_BYTES..].to_vec(),
+            fetch.encode(12, 7, "client")[LENGTH_BYTES..].to_vec(),
+        ]
+    }
+
+    #[test]
+    fn what_clients_send_is_answered() {
+        let (mut session, _client) = session(1 << 20);
+        for request in requests() {
+            session.output.bytes.clear();
+            session.serve(&request).unwrap();
+            assert_eq!(session.output.bytes[LENGTH_BYTES..8], 7_i32.to_be_bytes(), "{request:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_request_is_answered_or_ends_the_connection(
+            (which, at) in any::<(Index, Index)>(),
+            changes in prop::collection::vec((any::<Index>(), any::<u8>()), 0..5),
+            (key, version) in (0..80_i16, -1..18_i16),
+            body in prop::collection::vec(any::<u8>(), 0..80),
+            retain_bytes in prop::sample::select(vec![0, 1 << 16]),
+        ) {
+            let (mut session, _client) = session(retain_bytes);
+            let requests = requests();
+            let mut changed = requests[which.index(requests.len())].clone();
+            for (at, value) in changes {
+                let at = at.index(changed.len());
+                changed[at] = value;
+            }
+            let cut = changed[..at.index(changed.len())].to_vec();
+            let mut made = BytesMut::new();
+            made.put_i16(key);
+            made.put_i16(version);
+            made.put_i32(7);
+            made.put_i16(-1);
+            made.put_slice(&body);
+            for frame in [&changed[..], &cut, &made, &body] {
+                let _ = session.serve(frame);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_frames_or_an_end(bytes in prop::collection::vec(any::<u8>(), 0..200), length in 0..20_i32) {
+            for front in [&[][..], &length.to_be_bytes()] {
+                let buffer = [front, &bytes].concat();
+                let mut input = Input { start: 0, end: buffer.len(), buffer };
+                let mut taken = 0;
+                while let Ok(Some(frame)) = input.frame() {
+                    taken += LENGTH_BYTES + frame.len();
+                }
+                prop_assert_eq!(input.start, taken);
+                prop_assert!(input.start <= input.end);
+            }
+        }
+    }
+}

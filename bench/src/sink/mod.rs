@@ -201,6 +201,21 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(options: Options, notify: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self {
+            topics: Topics::new(options.partitions),
+            trap: options.fault.map(produce::Trap::new),
+            stalls: Stalls::new(options.stall),
+            options,
+            arrivals: fetch::Arrivals::default(),
+            counters: Counters::default(),
+            producer_ids: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            open: Mutex::default(),
+            notify: Box::new(notify),
+        }
+    }
+
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
@@ -235,18 +250,7 @@ impl Sink {
         let listener = TcpListener::bind(listen).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let core = options.core;
-        let shared = Arc::new(Shared {
-            topics: Topics::new(options.partitions),
-            trap: options.fault.map(produce::Trap::new),
-            stalls: Stalls::new(options.stall),
-            options,
-            arrivals: fetch::Arrivals::default(),
-            counters: Counters::default(),
-            producer_ids: AtomicU64::new(0),
-            stopping: AtomicBool::new(false),
-            open: Mutex::default(),
-            notify: Box::new(notify),
-        });
+        let shared = Arc::new(Shared::new(options, notify));
         let (pinned, is_pinned) = std::sync::mpsc::sync_channel(1);
         let for_acceptor = Arc::clone(&shared);
         let acceptor = thread::Builder::new().name("sink-accept".to_owned()).spawn(move || {

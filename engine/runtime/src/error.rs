@@ -1,5 +1,6 @@
-//! Why a node does not start, in words that say what to do.
+//! Why a node does not start, in words that say what to do; and any error with its causes.
 
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
@@ -113,4 +114,63 @@ pub enum StartError {
         /// Its error.
         message: String,
     },
+}
+
+/// An error and its causes on one line, each said once: many errors name their cause themselves, as
+/// they are also logged without it.
+#[must_use]
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(cause) = below {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        below = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        source: Option<Box<Layer>>,
+    }
+
+    fn layers(texts: &[&'static str]) -> Layer {
+        let (text, below) = texts.split_first().expect("at least one");
+        Layer { text, source: (!below.is_empty()).then(|| Box::new(layers(below))) }
+    }
+
+    #[test]
+    fn every_cause_is_said_once_and_none_is_left_out() {
+        for (chain, said) in [
+            (&["it failed"][..], "it failed"),
+            (&["cannot start", "cannot read x", "denied"], "cannot start: cannot read x: denied"),
+            // Messages that end with their cause, at every depth.
+            (&["cannot read x: denied", "denied"], "cannot read x: denied"),
+            (&["cannot start", "cannot read x: denied", "denied"], "cannot start: cannot read x: denied"),
+            (&["start: read: denied", "read: denied", "denied"], "start: read: denied"),
+            // One that has it in the middle, and one that hands it through as it is.
+            (&["forbidden (denied): allow it", "denied"], "forbidden (denied): allow it"),
+            (&["denied", "denied", "no key"], "denied: no key"),
+        ] {
+            assert_eq!(with_causes(&layers(chain)), said);
+        }
+    }
+
+    #[test]
+    fn what_the_system_said_of_a_data_directory_is_said_once() {
+        let source = io::Error::from_raw_os_error(nix::libc::ENOSPC);
+        let words = source.to_string();
+        let said = with_causes(&StartError::DataDir { path: PathBuf::from("/data"), source });
+        assert_eq!(said, format!("cannot use /data: {words}"));
+    }
 }

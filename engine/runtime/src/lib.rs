@@ -12,7 +12,7 @@ mod buf;
 pub mod checks;
 pub mod child;
 mod ctx;
-mod error;
+pub mod error;
 pub mod fs;
 pub mod mesh;
 pub mod net;

@@ -43,7 +43,7 @@ pub fn usage() -> Option<ProcessUse> {
     let boot_s = value(&boot, "btime ")?;
     Some(ProcessUse {
         cpu_s,
-        resident_bytes: value(&status, "VmRSS:")? * 1024,
+        resident_bytes: value(&status, "VmRSS:")?.checked_mul(1024)?,
         threads: value(&status, "Threads:")?,
         open_files: open_files().ok()?,
         open_files_max: getrlimit(Resource::RLIMIT_NOFILE).ok()?.0,
@@ -101,6 +101,15 @@ mod tests {
         assert_eq!(times("77 (a) S 1"), None);
         assert_eq!(value("VmHWM:\t 5 kB\nVmRSS:\t    1024 kB\n", "VmRSS:"), Some(1024));
         assert_eq!(value("VmHWM:\t 5 kB\n", "VmRSS:"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_what_a_process_uses_or_nothing(
+            text in "[0-9]{0,3} ?\\(.{0,8}\\) [A-Z](-?[0-9]{0,21} ?){0,24}|((VmRSS:|btime )\t?[0-9]{0,21}\n?){0,3}|.{0,60}",
+        ) {
+            let _ = (times(&text), value(&text, "VmRSS:"), value(&text, "btime "));
+        }
     }
 
     #[test]

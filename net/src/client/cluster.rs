@@ -106,14 +106,38 @@ impl Client {
     /// # Errors
     /// When none answers: at once, without trying again, since an address may just be wrong.
     pub async fn connect(options: ClientOptions) -> Result<Self, ClientError> {
-        let client = Self(Rc::new(Inner {
+        let client = Self::unconnected(options);
+        client.refresh(AutoCreate::No).await?;
+        Ok(client)
+    }
+
+    /// As [`Client::connect`], but tries again as the settings say: brokers may just be starting.
+    /// `waiting` is told what each attempt that was not the last one failed with.
+    ///
+    /// # Errors
+    /// The last failure, when the time is up or trying again cannot help.
+    pub async fn connect_in_time(
+        options: ClientOptions,
+        mut waiting: impl FnMut(&ClientError),
+    ) -> Result<Self, ClientError> {
+        let client = Self::unconnected(options);
+        let mut retry = client.retry();
+        while let Err(error) = client.refresh(AutoCreate::No).await {
+            if error.is_retriable() {
+                waiting(&error);
+            }
+            retry.after("connecting", error).await?;
+        }
+        Ok(client)
+    }
+
+    fn unconnected(options: ClientOptions) -> Self {
+        Self(Rc::new(Inner {
             options,
             connections: RefCell::default(),
             metadata: RefCell::default(),
             interest: RefCell::default(),
-        }));
-        client.refresh(AutoCreate::No).await?;
-        Ok(client)
+        }))
     }
 
     /// The settings.

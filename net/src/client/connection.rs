@@ -14,8 +14,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use corelog_protocol::api::{self, Api};
 use corelog_runtime::{net, task, time};
-use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
-use kafka_protocol::protocol::{Decodable, Request, StrBytes};
+use kafka_protocol::messages::ApiVersionsRequest;
+use kafka_protocol::protocol::{Request, StrBytes};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::error::ClientError;
@@ -27,7 +27,6 @@ const READ_BYTES: usize = 64 * 1024;
 const LENGTH_BYTES: usize = 4;
 /// The version of ApiVersions that is tried first; the answer to an older broker is repeated in 0.
 const API_VERSIONS_FIRST: i16 = 3;
-const UNSUPPORTED_VERSION: i16 = 35;
 
 /// Limits of one connection.
 #[derive(Debug, Clone)]
@@ -156,25 +155,15 @@ impl Connection {
                 request.client_software_version = StrBytes::from_static_str(env!("CARGO_PKG_VERSION"));
             }
             let timeout = self.0.0.options.connect_timeout;
-            let mut frame = self.start(&request, version, timeout)?.wait().await?;
-            // The header is always v0, and an unknown version is answered in version 0.
-            let bad = |reason: String| self.protocol_error(WHAT, reason);
-            if frame.len() < LENGTH_BYTES + 2 {
-                return Err(bad("too short".to_owned()));
+            let frame = self.start(&request, version, timeout)?.wait().await?;
+            let answer = versions::read_answer(version, frame);
+            match answer.map_err(|reason| self.protocol_error(WHAT, reason))? {
+                Some(response) => {
+                    ClientError::check(response.error_code, None, || WHAT.to_owned())?;
+                    return Ok(ApiRanges::new(&response));
+                }
+                None => version = 0,
             }
-            frame.advance(LENGTH_BYTES);
-            let code = i16::from_be_bytes([frame[0], frame[1]]);
-            if code == UNSUPPORTED_VERSION && version > 0 {
-                version = 0;
-                continue;
-            }
-            if frame.len() > versions::ANSWER_BYTES_MAX {
-                return Err(bad("larger than any list of versions".to_owned()));
-            }
-            let response =
-                ApiVersionsResponse::decode(&mut frame, version).map_err(|error| bad(error.to_string()))?;
-            ClientError::check(response.error_code, None, || WHAT.to_owned())?;
-            return Ok(ApiRanges::new(&response));
         }
     }
 
@@ -471,6 +460,17 @@ fn reason_of(error: &std::io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_frame_within_the_limit_or_an_error(
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..12), limit in 0..1_usize << 31,
+        ) {
+            if let Ok(Some(frame_bytes)) = next_frame_bytes(&bytes, limit) {
+                proptest::prop_assert!(frame_bytes <= limit && bytes.len() >= LENGTH_BYTES);
+            }
+        }
+    }
 
     #[test]
     fn a_frame_larger_than_the_limit_is_refused_before_memory_is_reserved() {

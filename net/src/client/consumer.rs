@@ -629,3 +629,54 @@ impl<'a> Aborted<'a> {
         self.producers.contains(&header.producer_id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use corelog_protocol::batch::{BatchBuilder, update_crc};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn chunk(records: Vec<u8>, from: i64, aborted: Vec<AbortedTransaction>) -> Chunk {
+        Chunk {
+            topic: "t".into(),
+            partition: 0,
+            from,
+            next_offset: 0,
+            high_watermark: 0,
+            log_start_offset: 0,
+            records: records.into(),
+            aborted,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_batches_are_records_or_an_error(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            bytes in prop::collection::vec(any::<u8>(), 0..90),
+            from: i64,
+            aborted in prop::collection::vec((-1..3_i64, any::<i64>()), 0..3),
+        ) {
+            let builder = BatchBuilder::new().base_offset(from.saturating_sub(1));
+            let mut batch = builder.record(1, Some(b"k"), Some(b"a")).record(2, None, None).build().unwrap();
+            for (at, value) in changes {
+                let at = at.index(batch.len());
+                batch[at] = value;
+            }
+            update_crc(&mut batch);
+            let transaction =
+                |(producer_id, first_offset)| AbortedTransaction { producer_id, first_offset };
+            let aborted: Vec<_> = aborted.into_iter().map(transaction).collect();
+            for records in [batch.to_vec(), [&batch[..], &bytes].concat(), bytes] {
+                let mut scratch = Scratch::new();
+                let mut seen = Vec::new();
+                let _ = chunk(records, from, aborted.clone()).visit(&mut scratch, |record| {
+                    seen.push((record.offset, record.headers.count()));
+                    ControlFlow::Continue(())
+                });
+                prop_assert!(seen.iter().all(|(offset, _)| *offset >= from));
+            }
+        }
+    }
+}

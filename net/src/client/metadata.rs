@@ -135,3 +135,63 @@ fn read_topic(name: Rc<str>, topic: MetadataResponseTopic) -> Topic {
     partitions.sort_by_key(|partition| partition.id);
     Topic { name, id: topic.topic_id, internal: topic.is_internal, partitions }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use corelog_protocol::api::{Api, decode_response, encode_response};
+    use kafka_protocol::messages::metadata_response::{MetadataResponseBroker, MetadataResponsePartition};
+    use kafka_protocol::messages::{BrokerId, MetadataRequest};
+    use kafka_protocol::protocol::StrBytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn response() -> MetadataResponse {
+        let broker = MetadataResponseBroker::default().with_node_id(BrokerId(1)).with_port(9092);
+        let partitions = (0..3).map(|index| {
+            MetadataResponsePartition::default().with_partition_index(index).with_leader_id(BrokerId(1))
+        });
+        let topic = MetadataResponseTopic::default()
+            .with_name(Some(StrBytes::from_static_str("t").into()))
+            .with_partitions(partitions.collect());
+        MetadataResponse::default()
+            .with_brokers(vec![broker.with_host(StrBytes::from_static_str("::1"))])
+            .with_controller_id(BrokerId(1))
+            .with_topics(vec![topic])
+    }
+
+    #[test]
+    fn a_response_says_who_leads_and_where() {
+        let mut metadata = Metadata::default();
+        metadata.update(response());
+        assert_eq!((metadata.controller, metadata.brokers[&1].address.as_str()), (Some(1), "[::1]:9092"));
+        let topic = metadata.topics["t"].clone().unwrap();
+        assert_eq!((topic.partition_count(), topic.partition(2).unwrap().leader), (3, Some(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_cluster_or_an_error(
+            version in 0..14_i16,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        ) {
+            let mut frame = encode_response(Api::Metadata, version, 7, &response()).unwrap()[4..].to_vec();
+            for (at, value) in changes {
+                let at = at.index(frame.len());
+                frame[at] = value;
+            }
+            let Ok((_, response)) = decode_response::<MetadataRequest>(version, Bytes::from(frame)) else {
+                return Ok(());
+            };
+            let mut metadata = Metadata::default();
+            metadata.update(response);
+            for topic in metadata.topics.values().flatten() {
+                for partition in &topic.partitions {
+                    let found = topic.partition(partition.id).map(|it| it.id);
+                    prop_assert_eq!(found, Some(partition.id));
+                }
+            }
+        }
+    }
+}

@@ -26,6 +26,19 @@ pub(crate) fn resolve(address: &str) -> Result<Vec<SocketAddr>, String> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        /// Nothing here needs a resolver: no name has a port.
+        #[test]
+        fn any_text_is_addresses_or_an_error(
+            text in "\\[?[0-9.:a-f]{0,20}\\]?:[0-9]{0,7}|[a-z.-]{0,12}|[a-z]{0,5}:([a-z ]{1,5}|[0-9]{6,12})|[^:]{0,20}",
+        ) {
+            let is_name = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+            if !is_name || text.parse::<SocketAddr>().is_ok() {
+                let _ = resolve(&text);
+            }
+        }
+    }
+
     #[test]
     fn numbers_are_taken_as_they_are_and_a_missing_port_is_said() {
         assert_eq!(resolve("127.0.0.1:9092"), Ok(vec!["127.0.0.1:9092".parse().unwrap()]));

@@ -7,6 +7,7 @@ mod bench_sink;
 mod doctor;
 pub(crate) mod hist;
 pub(crate) mod stages;
+mod units;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -132,14 +133,10 @@ pub(crate) struct Connect {
     /// Brokers to begin with, as host:port, separated by commas.
     #[arg(long, env = "CORELOG_BOOTSTRAP", default_value = "127.0.0.1:9092", value_name = "ADDR")]
     pub(crate) bootstrap: String,
-    /// How long to try before giving up, in seconds.
-    #[arg(long, default_value = "30", value_parser = seconds, value_name = "SECONDS")]
+    /// How long to try before giving up, in seconds or as 500ms, 2m and so on; a broker may just be
+    /// starting.
+    #[arg(long, default_value = "30", value_parser = units::duration, value_name = "TIME")]
     pub(crate) timeout: Duration,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, Subcommand)]
@@ -247,8 +244,8 @@ pub(crate) struct Produce {
     /// How long a batch waits for more records, in ms.
     #[arg(long, default_value_t = 5, value_name = "MS")]
     pub(crate) linger_ms: u64,
-    /// A batch of this size is sent at once.
-    #[arg(long, default_value_t = 128 * 1024, value_name = "BYTES")]
+    /// A batch of this size is sent at once, in bytes or as 64KiB.
+    #[arg(long, default_value = "128KiB", value_parser = units::bytes::<usize>, value_name = "SIZE")]
     pub(crate) batch_bytes: usize,
     /// Lets a record be written twice when its acknowledgement was lost.
     #[arg(long)]

@@ -4,13 +4,14 @@ use std::io::ErrorKind;
 
 use corelog_net::client::ClientError;
 use corelog_protocol::error::ErrorCode;
+use corelog_runtime::error::with_causes;
 use serde_json::json;
 
 use crate::out::Format;
 
 /// Prints an error to stderr: in one line, and if there is something to do, that in another.
 pub(crate) fn print(error: &anyhow::Error, format: Format) {
-    let message = format!("{error:#}");
+    let message = with_causes(error.as_ref());
     let hint = error.chain().find_map(|it| it.downcast_ref::<ClientError>()).and_then(hint);
     match format {
         Format::Text => {

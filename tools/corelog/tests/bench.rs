@@ -3,48 +3,16 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod live;
+
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use corelog_bench::result::report::{Metric, Report};
-use tempfile::TempDir;
-
-const BINARY: &str = env!("CARGO_BIN_EXE_corelog");
-
-fn on_disk() -> TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
-/// A node that is killed when dropped.
-struct Node(Child, String);
-
-impl Node {
-    fn start(dir: &Path, listen: &str) -> Self {
-        let mut process = Command::new(BINARY)
-            .args(["serve", "--listen", listen, "--http", "127.0.0.1:0", "--shards", "2"])
-            .args(["--log-level", "warn", "--data-dir"])
-            .arg(dir)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on ").expect(&line).to_owned();
-        Self(process, address)
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use live::{BINARY, Node, on_disk};
 
 fn bench(bootstrap: &str, out: &Path) -> Command {
     let mut command = Command::new(BINARY);
@@ -69,15 +37,18 @@ fn report(output: &Output, out: &Path) -> Report {
 #[test]
 fn an_open_loop_sends_every_record_and_every_group_reads_it_once() {
     let (dir, out) = (on_disk(), on_disk());
-    let node = Node::start(dir.path(), "127.0.0.1:0");
-    let mut command = bench(&node.1, out.path());
+    let node = Node::start(dir.path(), &[]);
+    let mut command = bench(&node.address, out.path());
     command.args(["--rate", "2000", "--arrivals", "poisson", "--record-bytes", "uniform:40..400"]);
     command.args(["--keys", "zipf:100,0.9", "--codec", "lz4", "--consumers", "2", "--groups", "2"]);
-    command.args(["--warm-up", "0.2", "--duration", "1.5", "--topics", "2", "--partitions", "3"]);
+    command.args(["--warm-up", "200ms", "--duration", "1.5s", "--topics", "2", "--partitions", "3"]);
+    command.args(["--batch-bytes", "16KiB", "--fetch-bytes", "1MiB", "--request-timeout", "1m"]);
     let report = report(&command.output().unwrap(), out.path());
     let run = &report.runs[0];
     let verified = run.verification.as_ref().unwrap();
     assert!(verified.as_promised, "{:?}", verified.findings);
+    assert_eq!((run.plan.warm_up_s, run.plan.duration_s, run.plan.request_timeout_s), (0.2, 1.5, 60.0));
+    assert_eq!((run.plan.batch_bytes, run.plan.fetch_bytes), (16 << 10, 1 << 20));
     assert!(verified.sent > 1_000, "{verified:?}");
     assert_eq!(verified.read, 2 * verified.sent);
     for metric in Metric::ALL {
@@ -91,8 +62,8 @@ fn an_open_loop_sends_every_record_and_every_group_reads_it_once() {
 #[test]
 fn what_an_idempotent_producer_sends_again_after_a_kill_is_there_once() {
     let (dir, out) = (on_disk(), on_disk());
-    let node = Node::start(dir.path(), "127.0.0.1:0");
-    let address = node.1.clone();
+    let node = Node::start(dir.path(), &[]);
+    let address = node.address.clone();
     let mut command = bench(&address, out.path());
     command.args(["--arrivals", "max", "--idempotent", "--batch-records", "20", "--producers", "3"]);
     command.args(["--warm-up", "0", "--duration", "5", "--record-bytes", "200"]);
@@ -102,7 +73,7 @@ fn what_an_idempotent_producer_sends_again_after_a_kill_is_there_once() {
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(800));
         drop(node.take());
-        node = Some(Node::start(dir.path(), &address));
+        node = Some(Node::start_at(&address, dir.path(), &[]));
     }
     let report = report(&load.wait_with_output().unwrap(), out.path());
     let run = &report.runs[0];
@@ -115,10 +86,10 @@ fn what_an_idempotent_producer_sends_again_after_a_kill_is_there_once() {
 #[test]
 fn records_are_read_after_producers_are_done_when_consumers_start_late() {
     let (dir, out) = (on_disk(), on_disk());
-    let node = Node::start(dir.path(), "127.0.0.1:0");
-    let mut command = bench(&node.1, out.path());
+    let node = Node::start(dir.path(), &[]);
+    let mut command = bench(&node.address, out.path());
     command.args(["--arrivals", "max", "--records", "5000", "--warm-up", "0", "--catch-up", "3"]);
-    command.args(["--server-pid", &node.0.id().to_string(), "--record-bytes", "100"]);
+    command.args(["--server-pid", &node.pid().to_string(), "--record-bytes", "100"]);
     let report = report(&command.output().unwrap(), out.path());
     let run = &report.runs[0];
     assert_eq!(run.verification.as_ref().unwrap().read, 5_000);
@@ -129,8 +100,8 @@ fn records_are_read_after_producers_are_done_when_consumers_start_late() {
 #[test]
 fn what_was_measured_before_an_interruption_is_reported_and_nothing_counts_as_lost() {
     let (dir, out) = (on_disk(), on_disk());
-    let node = Node::start(dir.path(), "127.0.0.1:0");
-    let mut command = bench(&node.1, out.path());
+    let node = Node::start(dir.path(), &[]);
+    let mut command = bench(&node.address, out.path());
     command.args(["--rate", "2000", "--warm-up", "0", "--duration", "600"]);
     let process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until_measured(out.path());
@@ -146,14 +117,14 @@ fn what_was_measured_before_an_interruption_is_reported_and_nothing_counts_as_lo
 #[test]
 fn a_step_that_fails_leaves_the_report_of_those_before_it() {
     let (dir, out) = (on_disk(), on_disk());
-    let node = Node::start(dir.path(), "127.0.0.1:0");
+    let node = Node::start(dir.path(), &[]);
     let scenario = out.path().join("two.toml");
     let text = "about = \"the second one cannot be\"\n\
                 [plan]\narrivals = \"max\"\nrecords = 1000\nwarm_up_s = 0\n\
                 [[step]]\nname = \"fine\"\n\
                 [[step]]\nname = \"refused\"\nreplication_factor = 3\n";
     fs::write(&scenario, text).unwrap();
-    let output = bench(&node.1, out.path()).arg("--scenario").arg(&scenario).output().unwrap();
+    let output = bench(&node.address, out.path()).arg("--scenario").arg(&scenario).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("step 'refused'") && said.contains("after 1 step"), "{said}");
@@ -168,10 +139,11 @@ fn bad_input_is_one_clear_line() {
     fs::write(&scenario, "about = \"misspelt\"\n[plan]\nproducer = 3\n").unwrap();
     let scenario = scenario.to_string_lossy().into_owned();
     // Nobody listens on port 1.
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["--bootstrap", "127.0.0.1:1", "--rate", "10"], "cannot connect to 127.0.0.1:1"),
         (&["--scenario", &scenario], "producer"),
         (&["--scenario", "there-is-none.toml"], "there-is-none.toml"),
+        (&["--bootstrap", "127.0.0.1:1", "--payload-file", "there-is-none.txt"], "there-is-none.txt"),
         (&["--bootstrap", "127.0.0.1:1", "--record-bytes", "10"], "record_bytes"),
         (&["--bootstrap", "127.0.0.1:1", "--arrivals", "max", "--rate", "10"], "rate"),
         (&["--bootstrap", "127.0.0.1:1", "--rate", "10", "--cores", "4000"], "core 4000"),
@@ -184,6 +156,7 @@ fn bad_input_is_one_clear_line() {
         assert!(!output.status.success(), "{arguments:?}");
         assert!(said.contains(words), "{arguments:?}: {said}");
         assert!(!said.contains("panicked"), "{said}");
+        assert!(said.matches("os error").count() <= 1, "a cause is said once: {said}");
         let lines = said.lines().filter(|line| !line.starts_with("hint: ") && !line.is_empty());
         assert_eq!(lines.count(), 1, "{arguments:?}: {said}");
     }
@@ -192,8 +165,8 @@ fn bad_input_is_one_clear_line() {
 #[test]
 fn a_topic_that_is_not_there_is_said_to_be_missing() {
     let (dir, out) = (on_disk(), on_disk());
-    let node = Node::start(dir.path(), "127.0.0.1:0");
-    let output = bench(&node.1, out.path()).args(["--topic", "nowhere"]).output().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    let output = bench(&node.address, out.path()).args(["--topic", "nowhere"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("nowhere"), "{said}");

@@ -4,6 +4,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use corelog_bench::node::{Node, NodeDurability, NodeSpec};
 use corelog_bench::process::usage;
@@ -89,8 +92,57 @@ fn why_a_node_does_not_start_is_told_with_its_own_words() {
 fn a_node_that_was_killed_is_not_stopped_in_order() {
     let dir = on_disk();
     let node = Node::start(spec(&dir.path().join("node"))).unwrap();
-    let killed = std::process::Command::new("kill").args(["-9", &node.pid().to_string()]).status();
+    let killed = Command::new("kill").args(["-9", &node.pid().to_string()]).status();
     assert!(killed.unwrap().success());
     let error = node.stop().unwrap_err().to_string();
     assert!(error.contains("ended") && error.contains("signal: 9"), "{error}");
+}
+
+fn bench_in(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_corelog"));
+    command.args(["bench", "--quiet", "--arrivals", "max", "--warm-up", "0", "--out", "results"]);
+    command.args(arguments).current_dir(dir).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// Kills a load generator while its node runs.
+fn killed_in(dir: &Path, arguments: &[&str]) {
+    let mut process = bench_in(dir, &[arguments, &["--duration", "10m"]].concat()).spawn().unwrap();
+    let data_dir = || {
+        let mut entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        entries.find(|path| path.join("data/corelog.addresses").exists())
+    };
+    let limit = Instant::now() + Duration::from_secs(60);
+    while data_dir().is_none() {
+        assert!(Instant::now() < limit && process.try_wait().unwrap().is_none(), "no node was started");
+        thread::sleep(Duration::from_millis(5));
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert!(data_dir().is_some(), "what is killed cleans nothing up");
+}
+
+#[test]
+fn what_a_killed_generator_left_behind_goes_with_the_next_run_and_nothing_else_does() {
+    let dir = on_disk();
+    let own = dir.path().join("corelog-bench-data-1");
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("data"), "of somebody else").unwrap();
+    killed_in(dir.path(), &[]);
+    let output = bench_in(dir.path(), &["--records", "1000"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("had left behind"), "{said}");
+    let mut left: Vec<_> =
+        fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["corelog-bench-data-1", "results"]);
+}
+
+#[test]
+fn a_directory_that_was_named_can_be_named_again_after_a_kill() {
+    let dir = on_disk();
+    killed_in(dir.path(), &["--data-dir", "mine"]);
+    let mine = dir.path().join("mine");
+    Node::start(spec(&mine)).unwrap().stop().unwrap();
+    assert!(!mine.exists());
 }

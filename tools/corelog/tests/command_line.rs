@@ -2,95 +2,15 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod live;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
-use tempfile::TempDir;
-
-const BINARY: &str = env!("CARGO_BIN_EXE_corelog");
-
-/// A node on ports and a directory of its own; killed when dropped.
-struct Node {
-    process: Child,
-    address: String,
-    dir: TempDir,
-}
-
-impl Node {
-    fn start() -> Self {
-        Self::start_in(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
-    }
-
-    fn start_in(dir: TempDir) -> Self {
-        let mut process = Command::new(BINARY)
-            .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--shards", "2"])
-            .args(["--log-level", "warn", "--data-dir"])
-            .arg(dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on ").expect(&line).to_owned();
-        Self { process, address, dir }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.run_with_input(arguments, b"")
-    }
-
-    fn run_with_input(&self, arguments: &[&str], input: &[u8]) -> Output {
-        let mut command = Command::new(BINARY);
-        command.args(arguments).env("CORELOG_BOOTSTRAP", &self.address);
-        run(&mut command, input)
-    }
-
-    /// The output of a command that must succeed.
-    fn text(&self, arguments: &[&str]) -> String {
-        succeeded(self.run(arguments))
-    }
-
-    fn produce(&self, arguments: &[&str], input: &str) {
-        let arguments = [&["produce"], arguments].concat();
-        succeeded(self.run_with_input(&arguments, input.as_bytes()));
-    }
-
-    fn signal(&self, signal: &str) {
-        let id = self.process.id().to_string();
-        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
-    }
-
-    /// Stops in order and gives the directory back.
-    fn stop(mut self) -> TempDir {
-        self.signal("-TERM");
-        assert_eq!(self.process.wait().unwrap().code(), Some(0), "SIGTERM ends it in order");
-        let empty = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        std::mem::replace(&mut self.dir, empty)
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn run(command: &mut Command, input: &[u8]) -> Output {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut process = command.spawn().unwrap();
-    // A command that fails early does not read its input.
-    let _ = process.stdin.take().unwrap().write_all(input);
-    process.wait_with_output().unwrap()
-}
-
-fn succeeded(output: Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
+use live::{BINARY, Node, on_disk, run, succeeded};
 
 fn failure(output: &Output, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stdout));
@@ -99,13 +19,17 @@ fn failure(output: &Output, code: i32) -> String {
 
 #[test]
 fn what_is_produced_is_consumed() {
-    let node = Node::start();
+    let dir = on_disk();
+    let node = Node::start(dir.path(), &[]);
     assert_eq!(
         node.text(&["topic", "create", "t", "--partitions", "3"]),
         "created topic t with 3 partitions\n"
     );
     let lines: Vec<String> = (0..10_000).map(|number| format!("k{}:value {number}", number % 50)).collect();
-    node.produce(&["t", "--key-separator", ":", "--compression", "zstd"], &(lines.join("\n") + "\n"));
+    node.produce(
+        &["t", "--key-separator", ":", "--compression", "zstd"],
+        (lines.join("\n") + "\n").as_bytes(),
+    );
     let mut consumed: Vec<String> =
         node.text(&["consume", "t", "--key-separator", ":"]).lines().map(str::to_owned).collect();
     let order_of = |lines: &[String]| {
@@ -121,9 +45,10 @@ fn what_is_produced_is_consumed() {
 
 #[test]
 fn consuming_begins_and_ends_where_it_is_told() {
-    let node = Node::start();
+    let dir = on_disk();
+    let node = Node::start(dir.path(), &[]);
     node.text(&["topic", "create", "t"]);
-    node.produce(&["t"], "a\nb\n\nd");
+    node.produce(&["t"], b"a\nb\n\nd");
     assert_eq!(node.text(&["consume", "t"]), "a\nb\n\nd\n");
     assert_eq!(node.text(&["consume", "t", "--from", "1", "--count", "1"]), "b\n");
     assert_eq!(node.text(&["consume", "t", "--partition", "0", "--from", "3"]), "d\n");
@@ -136,8 +61,9 @@ fn consuming_begins_and_ends_where_it_is_told() {
 
 #[test]
 fn json_keeps_what_text_cannot_show() {
-    let node = Node::start();
-    succeeded(node.run_with_input(&["produce", "t", "--key-separator", "="], b"k\xff=v\xfe\nplain\n"));
+    let dir = on_disk();
+    let node = Node::start(dir.path(), &[]);
+    node.produce(&["t", "--key-separator", "="], b"k\xff=v\xfe\nplain\n");
     let json = node.text(&["consume", "t", "--output", "json"]);
     let lines: Vec<serde_json::Value> =
         json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -155,16 +81,12 @@ fn json_keeps_what_text_cannot_show() {
 
 #[test]
 fn a_reader_that_leaves_early_is_no_failure() {
-    let node = Node::start();
+    let dir = on_disk();
+    let node = Node::start(dir.path(), &[]);
     let lines: String = (0..200_000).map(|number| format!("{number}\n")).collect();
-    node.produce(&["t"], &lines);
-    let mut process = Command::new(BINARY)
-        .args(["consume", "t"])
-        .env("CORELOG_BOOTSTRAP", &node.address)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    node.produce(&["t"], lines.as_bytes());
+    let mut process =
+        node.command(&["consume", "t"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = String::new();
     BufReader::new(process.stdout.take().unwrap()).read_line(&mut first).unwrap();
     let output = process.wait_with_output().unwrap();
@@ -174,18 +96,14 @@ fn a_reader_that_leaves_early_is_no_failure() {
 
 #[test]
 fn following_ends_with_a_signal() {
-    let node = Node::start();
-    node.produce(&["t"], "one\n");
-    let mut process = Command::new(BINARY)
-        .args(["consume", "t", "--follow"])
-        .env("CORELOG_BOOTSTRAP", &node.address)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let dir = on_disk();
+    let node = Node::start(dir.path(), &[]);
+    node.produce(&["t"], b"one\n");
+    let mut process = node.command(&["consume", "t", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(process.stdout.take().unwrap());
     let mut line = String::new();
     output.read_line(&mut line).unwrap();
-    node.produce(&["t"], "two\n");
+    node.produce(&["t"], b"two\n");
     output.read_line(&mut line).unwrap();
     assert_eq!(line, "one\ntwo\n");
     let id = process.id().to_string();
@@ -195,7 +113,8 @@ fn following_ends_with_a_signal() {
 
 #[test]
 fn errors_say_what_to_do() {
-    let node = Node::start();
+    let dir = on_disk();
+    let node = Node::start(dir.path(), &[]);
     let error = failure(&node.run(&["consume", "nope"]), 1);
     assert!(error.contains("no topic 'nope'") && error.contains("corelog topic create nope"), "{error}");
     node.text(&["topic", "create", "t"]);
@@ -206,7 +125,7 @@ fn errors_say_what_to_do() {
     assert!(error.contains("INVALID_CONFIG") && error.contains("no.such"), "{error}");
     let error = failure(&node.run(&["produce", "t", "--partition", "5"]), 0);
     assert!(error.starts_with("0 records"), "{error}");
-    let error = failure(&node.run_with_input(&["produce", "t", "--partition", "5"], b"x\n"), 1);
+    let error = failure(&run(&mut node.command(&["produce", "t", "--partition", "5"]), b"x\n"), 1);
     assert!(error.contains("no partition 5"), "{error}");
     let error = failure(&node.run(&["produce", "t", "--acks", "2"]), 2);
     assert!(error.contains("--acks"), "{error}");
@@ -216,14 +135,45 @@ fn errors_say_what_to_do() {
     assert_eq!(node.text(&["topic", "delete", "t"]), "deleted topic t\n");
 }
 
+/// An address at which nobody listens.
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
 #[test]
-fn nobody_at_the_address_is_said_at_once() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let output = run(Command::new(BINARY).args(["topic", "list", "--bootstrap", &free]), b"");
-    let error = failure(&output, 1);
-    assert!(error.contains("connection refused") && error.contains("is a node running"), "{error}");
-    let output = run(Command::new(BINARY).args(["topic", "list", "--bootstrap", "nowhere"]), b"");
-    assert!(failure(&output, 1).contains("host:port"));
+fn nobody_at_the_address_is_said_when_the_time_is_up() {
+    let arguments = ["topic", "list", "--timeout", "0.7", "--bootstrap", &free_address()];
+    let error = failure(&run(Command::new(BINARY).args(arguments), b""), 1);
+    assert!(error.contains("within 700ms") && error.contains("connection refused"), "{error}");
+    assert!(error.contains("is a node running"), "{error}");
+    assert_eq!(error.lines().count(), 2, "an error and a hint: {error}");
+    // What cannot become right is said at once.
+    let arguments = ["topic", "list", "--timeout", "86400", "--bootstrap", "nowhere"];
+    assert!(failure(&run(Command::new(BINARY).args(arguments), b""), 1).contains("host:port"));
+}
+
+#[test]
+fn a_node_that_starts_within_the_time_is_waited_for() {
+    let dir = on_disk();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let waiting = Command::new(BINARY)
+        .args(["topic", "list", "--timeout", "60", "--bootstrap", &address])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first attempt is cut off; the next ones find nobody, until the node is there.
+    drop(listener.accept().unwrap());
+    drop(listener);
+    let _node = Node::start_at(&address, dir.path(), &[]);
+    let output = waiting.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.starts_with("there are no topics") && said.lines().count() == 1,
+        "no terminal, no note: {said}"
+    );
 }
 
 #[test]
@@ -246,26 +196,28 @@ fn verify(dir: &Path) -> Output {
 
 #[test]
 fn verify_tells_a_whole_directory_from_a_damaged_one() {
-    let node = Node::start();
+    let dir = on_disk();
+    let node = Node::start(dir.path(), &[]);
     node.text(&["topic", "create", "t"]);
     for number in 0..5 {
-        node.produce(&["t"], &format!("the record with number {number}\n"));
+        node.produce(&["t"], format!("the record with number {number}\n").as_bytes());
     }
-    let error = failure(&verify(node.dir.path()), 1);
+    let data_dir = node.data_dir.clone();
+    let error = failure(&verify(&data_dir), 1);
     assert!(error.contains("in use by another process"), "{error}");
-    let dir = node.stop();
-    assert!(succeeded(verify(dir.path())).ends_with("is whole\n"));
-    let dump = succeeded(run(Command::new(BINARY).arg("dump").arg(dir.path()), b""));
+    node.stop();
+    assert!(succeeded(verify(&data_dir)).ends_with("is whole\n"));
+    let dump = succeeded(run(Command::new(BINARY).arg("dump").arg(&data_dir), b""));
     assert!(dump.contains("append") && dump.contains("closes the journal"), "{dump}");
 
     // Restarted, killed, and whole again.
-    let node = Node::start_in(dir);
-    node.produce(&["t"], "one more\n");
+    let node = Node::start(dir.path(), &[]);
+    node.produce(&["t"], b"one more\n");
     assert_eq!(node.text(&["consume", "t"]).lines().count(), 6);
-    node.signal("-KILL");
+    node.kill();
     let needle = b"the record with number 1";
-    let journals = glob_journals(node.dir.path());
-    assert!(succeeded(verify(node.dir.path())).ends_with("is whole\n"));
+    let journals = glob_journals(&data_dir);
+    assert!(succeeded(verify(&data_dir)).ends_with("is whole\n"));
 
     // One flipped bit in something that was acknowledged. A file of the run before may still hold
     // it too, though it counts no more: every copy is damaged.
@@ -279,7 +231,7 @@ fn verify_tells_a_whole_directory_from_a_damaged_one() {
         }
     }
     assert!(damaged > 0, "small records are in a journal");
-    let output = verify(node.dir.path());
+    let output = verify(&data_dir);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("PROBLEM") && text.contains("lost"), "{text}");

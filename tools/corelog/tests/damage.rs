@@ -1,7 +1,7 @@
 //! Disks that change bits or are full, under a real node: what is wrong is reported and never
 //! served, and what can go on does.
 
-#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, dead_code)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 mod live;
 
@@ -13,14 +13,12 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use corelog_protocol::batch::{BatchBuilder, BatchIter, Scratch};
-use live::{BINARY, Node, PATIENCE, Raw};
+use live::{BINARY, Node, PATIENCE, Raw, on_disk};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 
 const CORRUPT_MESSAGE: i16 = 2;
 const STORAGE_ERROR: i16 = 56;
-
-fn on_disk() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
 
 fn verify(data_dir: &Path) -> Output {
     Command::new(BINARY).arg("verify").arg(data_dir).output().unwrap()
@@ -172,6 +170,68 @@ fn a_flipped_bit_in_a_journal_is_reported_and_never_served() {
 }
 
 /// What the layout does not name is removed at the start.
+/// What is done to a file: a byte at a place is another one, or the file ends there.
+type Damage = (prop::sample::Index, prop::sample::Index, Option<u8>);
+
+#[test]
+fn whatever_is_in_its_files_a_directory_is_dumped_and_verified_or_that_is_an_error() {
+    const SIZE: usize = 10_000;
+    let small = [("CORELOG_JOURNAL_FILE_BYTES", "8388608"), ("CORELOG_JOURNAL_FIRST_FILE_BYTES", "4194304")];
+    let dir = on_disk();
+    let node = Node::start(dir.path(), &small);
+    node.create("t", 2);
+    let mut client = node.connect();
+    // More than the journals hold: some of it is in segments.
+    produce(&mut client, "t", 0, 0..500, SIZE);
+    produce(&mut client, "t", 1, 0..20, 100);
+    let data_dir = node.data_dir.clone();
+    node.kill();
+    let originals: Vec<_> =
+        files(&data_dir, "").into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect();
+    assert!(
+        originals.iter().any(|(_, path)| path.extension().is_some_and(|it| it == "log")),
+        "{originals:?}"
+    );
+
+    let damages = prop::collection::vec(
+        (any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<Option<u8>>()),
+        1..4,
+    );
+    let mut runner = TestRunner::new(Config { cases: 24, failure_persistence: None, ..Config::default() });
+    let outcome = runner.run(&damages, |damages: Vec<Damage>| {
+        for (file, at, byte) in &damages {
+            let (bytes, path) = &originals[file.index(originals.len())];
+            // Journals are mostly empty: what is in them is at their beginning.
+            let at = at.index(bytes.len().clamp(1, 100_000)) as u64;
+            let file = OpenOptions::new().write(true).open(path).unwrap();
+            match byte {
+                Some(byte) => file.write_all_at(&[*byte], at).unwrap(),
+                None => file.set_len(at).unwrap(),
+            }
+        }
+        for command in [&["dump", "--stale", "--output", "json"][..], &["verify"]] {
+            // One that hangs is an error too.
+            let limit = PATIENCE.as_secs().to_string();
+            let mut limited = Command::new("timeout");
+            let output = limited.args([&limit, BINARY]).args(command).arg(&data_dir).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            prop_assert!(
+                matches!(output.status.code(), Some(0 | 1)),
+                "{command:?}: {:?} {said}",
+                output.status
+            );
+            prop_assert!(!said.contains("panicked"), "{command:?}: {said}");
+        }
+        for (file, ..) in &damages {
+            let (bytes, path) = &originals[file.index(originals.len())];
+            fs::write(path, bytes).unwrap();
+        }
+        Ok(())
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+    assert!(verify(&data_dir).status.success(), "all is as it was");
+}
+
 #[test]
 fn a_damaged_layout_stops_the_start_and_removes_nothing() {
     let dir = on_disk();

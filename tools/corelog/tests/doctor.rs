@@ -2,21 +2,16 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod live;
+
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
+use live::{BINARY, Node, on_disk};
 use serde_json::Value;
-use tempfile::TempDir;
-
-const BINARY: &str = env!("CARGO_BIN_EXE_corelog");
-
-fn on_disk() -> TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
 
 fn doctor(dir: &Path) -> Command {
     let mut command = Command::new(BINARY);
@@ -171,42 +166,28 @@ fn a_configuration_is_read_as_serve_reads_it() {
     assert!(text(check(&report, "cores"), "found").starts_with("3 shards"), "{report:#}");
 }
 
-struct Node(Child);
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn beside_a_running_node_its_directory_and_ports_are_no_failure() {
     let dir = on_disk();
     let sockets = tempfile::tempdir().unwrap();
     let path = sockets.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
-    let mut node = Command::new(BINARY);
-    node.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--shards", "1", "--data-dir"]);
-    node.arg(dir.path()).env("NOTIFY_SOCKET", &path).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut node = Node(node.spawn().unwrap());
-    let mut line = String::new();
-    BufReader::new(node.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let address = line.trim().strip_prefix("listening on ").expect(&line).to_owned();
+    let node = Node::start(dir.path(), &[("NOTIFY_SOCKET", path.to_str().unwrap())]);
     let mut message = [0; 64];
     let len = manager.recv(&mut message).unwrap();
     assert_eq!(&message[..len], b"READY=1\n", "the service manager is told");
 
     let output = Command::new(BINARY)
-        .args(["doctor", "--listen", &address, "--http", "", "--shards", "1", "--output", "json"])
+        .args(["doctor", "--listen", &node.address, "--http", "", "--shards", "2", "--output", "json"])
         .arg("--data-dir")
-        .arg(dir.path())
+        .arg(&node.data_dir)
         .output()
         .unwrap();
     let report = report(&output);
     let directory = check(&report, "data directory");
     assert_eq!(text(directory, "level"), "warn");
-    assert!(text(directory, "found").contains(&format!("process {} uses it", node.0.id())), "{directory}");
+    let found = text(directory, "found");
+    assert!(found.contains(&format!("process {} uses it", node.pid())), "{directory}");
+    assert!(found.contains("2 journals;"), "a layout's checksum is no journal: {directory}");
     assert_eq!(level(&report, "listener main"), "ok", "{report:#}");
 }

@@ -1,7 +1,7 @@
 //! A real node among clients that send garbage, claim what they do not send, send it slowly, or do
 //! not read what they asked for: it serves the others, in bounded memory, and says little of it.
 
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs, unreachable_pub, dead_code)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
 
 mod live;
 
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use corelog_protocol::batch::{BatchBuilder, Codec, compress, update_crc};
-use live::{Node, PATIENCE, Raw};
+use live::{Node, PATIENCE, Raw, on_disk};
 
 const MIB: usize = 1 << 20;
 const TOPIC: &str = "served";
@@ -33,10 +33,6 @@ const ENVIRONMENT: [(&str, &str); 6] = [
 const SHARDS: usize = 2;
 /// All budgets of both shards. Records that are not in segments yet take up to half of the journal.
 const BUDGETS_BYTES: usize = SHARDS * (32 + 32 + 16 + 16) * MIB;
-
-fn on_disk() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
 
 fn batch_of(value: &[u8]) -> BytesMut {
     BatchBuilder::new().record(1_700_000_000_000, None, Some(value)).build().unwrap()

@@ -149,3 +149,25 @@ fn rows(path: &Path) -> Result<Vec<String>> {
     // How many buckets a histogram has depends on how it grew, not on what is in it.
     Ok(lines.filter(|line| !line.starts_with("#[Buckets")).map(str::to_owned).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_javas_log_is_read() {
+        let text = "I:9 ( 1 )\n1.0: I:10 ( 1.0 2.0 ) T:1234 ( 1.0 2.0 3.0 4.0 5.0 6.5 )\n";
+        let totals = totals(text).expect("a line of that form");
+        assert_eq!(
+            (totals.samples, totals.percentiles_ms.len(), totals.max_ms),
+            (1234, PERCENTILES.len(), 6.5)
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_totals_or_nothing(text in "(.{0,9} )?T: ?[0-9]{0,21} ?\\(( [0-9.e]{0,9}){0,8} ?\\)?|.{0,40}") {
+            let _ = totals(&text).map(|it| it.samples);
+        }
+    }
+}

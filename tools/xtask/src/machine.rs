@@ -128,7 +128,7 @@ impl Usage {
 fn cpu_ticks(stat: &str) -> Option<u64> {
     // The name in parentheses may contain spaces and parentheses.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+    fields.get(11)?.parse::<u64>().ok()?.checked_add(fields.get(12)?.parse().ok()?)
 }
 
 fn ticks_s(ticks: u64) -> Result<f64> {
@@ -152,7 +152,7 @@ impl Processors {
         let times = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
         let times: Vec<u64> = times.map_while(|time| time.parse().ok()).collect();
         // Guests' time, behind these eight, is in the user's time already.
-        let all = times.iter().take(8).sum();
+        let all = times.iter().take(8).try_fold(0_u64, |all, time| all.checked_add(*time))?;
         Some(Self { all, stolen: *times.get(7)? })
     }
 
@@ -191,6 +191,18 @@ fn rfc3339(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_what_proc_says_or_nothing(
+            stat in "[0-9]{0,3} ?\\(.{0,8}\\) [A-Z]( -?[0-9]{0,21}){0,20}|.{0,60}",
+            times in "cpu ( [0-9]{0,21}){0,12}(\n.{0,9})?|.{0,40}",
+            mount in "([0-9]{0,3} ){2}[0-9]:[0-9]( [a-z,/]{0,9}){0,5} - [a-z0-9]{0,5} [^ ]{0,9}|.{0,60}",
+        ) {
+            let _ = (cpu_ticks(&stat), field(&stat, "VmRSS:"), Processors::parse(&times).map(|it| it.all));
+            let _ = Mount::parse(&mount, "8:1").map(|it| it.kind);
+        }
+    }
 
     #[test]
     fn dates_are_right() {

@@ -89,6 +89,13 @@ impl<'a> Read<'a> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn any_line_is_a_dumped_record_or_an_error(line in "[0-9]{0,12}(\t[0-9]{0,21}){0,4}|.{0,40}") {
+            let _ = Read::parse(&line).map(|it| it.offset);
+        }
+    }
+
     fn check(dump: &str) -> Result<()> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dump");

@@ -98,12 +98,17 @@ fn reports_in(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
 
 fn read(path: PathBuf) -> Result<Loaded, LoadError> {
     let io = |source| LoadError::Io { path: path.clone(), source };
-    let no_report = |reason: &str| LoadError::NoReport { path: path.clone(), reason: reason.to_owned() };
     if fs::metadata(&path).map_err(io)?.len() > REPORT_BYTES_MAX {
-        return Err(no_report("it is far too large"));
+        return Err(LoadError::NoReport { path, reason: "it is far too large".to_owned() });
     }
     let bytes = fs::read(&path).map_err(io)?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|error| no_report(&format!("{error}")))?;
+    parse(path, &bytes)
+}
+
+/// What is in a report's file.
+pub(super) fn parse(path: PathBuf, bytes: &[u8]) -> Result<Loaded, LoadError> {
+    let no_report = |reason: &str| LoadError::NoReport { path: path.clone(), reason: reason.to_owned() };
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| no_report(&format!("{error}")))?;
     let format = value.get("format").and_then(Value::as_u64).ok_or_else(|| no_report("it has no format"))?;
     if format > u64::from(FORMAT) {
         return Err(LoadError::Newer { path, format });

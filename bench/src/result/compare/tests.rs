@@ -1,5 +1,9 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::slice::from_ref;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
 
 use super::super::report::{
     Broker, ClientUse, FORMAT, Flow, Knee, Latency, Machine, Metric, Report, Run, ServerUse,
@@ -195,4 +199,49 @@ fn what_is_no_report_is_told_in_one_line() {
     }
     let error = load(&[dir.path().join("none.json")]).unwrap_err().to_string();
     assert!(error.starts_with("cannot read"), "{error}");
+}
+
+fn digit(byte: &u8) -> bool {
+    byte.is_ascii_digit() || *byte == b'.'
+}
+
+/// A report's text with other numbers, or other bytes, in places.
+fn changed(text: &str, changes: &[(Index, Option<String>, u8)]) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    for (at, number, byte) in changes {
+        let at = at.index(bytes.len());
+        match number {
+            // Instead of the next number.
+            Some(number) => {
+                let Some(from) = bytes[at..].iter().position(digit).map(|it| at + it) else {
+                    continue;
+                };
+                let len = bytes[from..].iter().take_while(|it| digit(it)).count();
+                bytes.splice(from..from + len, number.bytes());
+            }
+            None => bytes[at] = *byte,
+        }
+    }
+    bytes
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_report_that_can_be_compared_or_an_error(
+        changes in prop::collection::vec(
+            (any::<Index>(), prop::option::weighted(0.8, "-?[0-9]{1,21}(\\.[0-9]{1,3})?(e-?[0-9]{1,3})?|null"), any::<u8>()), 0..6,
+        ),
+        text in ".{0,80}",
+    ) {
+        let whole = report(vec![run("run", 1000.0, 500.0), run("other", 5.0, 0.0)]);
+        let whole = Loaded { path: PathBuf::new(), report: whole };
+        let written = serde_json::to_string(&whole.report).unwrap();
+        prop_assert_eq!(&load::parse(PathBuf::new(), written.as_bytes()).unwrap(), &whole);
+        prop_assert!(load::parse(PathBuf::new(), text.as_bytes()).is_err());
+        if let Ok(read) = load::parse(PathBuf::new(), &changed(&written, &changes)) {
+            let _ = compare(from_ref(&whole), from_ref(&read), None).map(|it| serde_json::to_string(&it).unwrap());
+            let several = [(); RUNS_MIN].map(|()| read.clone());
+            let _ = compare(&several, &[whole.clone(), whole.clone(), whole.clone(), whole], Some(0.1));
+        }
+    }
 }

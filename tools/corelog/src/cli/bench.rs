@@ -9,16 +9,19 @@ use corelog_net::client::producer::Codec;
 
 use super::bench_compare::BenchCompare;
 use super::bench_machine::BenchMachine;
-use super::{BenchSink, seconds};
+use super::{BenchSink, units};
 
 const EXAMPLES: &str = "\
 Examples:
   corelog bench                                       a node of its own: knee, latency at half of it
-  corelog bench --bootstrap 127.0.0.1:9092 --rate 20000 --duration 30
-  corelog bench --arrivals max --producers 16 --record-bytes 1024 --consumers 0
+  corelog bench --bootstrap 127.0.0.1:9092 --rate 20000 --duration 30s
+  corelog bench --arrivals max --producers 16 --record-bytes 1KiB --consumers 0
   corelog bench --arrivals closed --producers 64 --batch-records 1 --in-flight 1
   corelog bench --sweep --sweep-p99-ms 10 --record-bytes uniform:100..2000 --keys zipf:100000,0.99
   corelog bench --scenario bench/scenarios/backlog.toml --out results
+
+A time is a number of seconds, or has its unit: 500ms, 8s, 2m, 1h. A size is a number of bytes, or has
+its unit: 1KiB, 64KiB, 1MiB, where KB and MB are powers of 1000.
 
 Latency is counted from the time at which a record was to be sent, so that a stall of the broker is
 seen by every record that was due in it (open loop: no coordinated omission). Every record carries a
@@ -95,8 +98,15 @@ pub(crate) struct BenchRun {
     /// No rate above this is tried, in records a second.
     #[arg(long, value_name = "RATE", default_value_t = 10e6, requires = "sweep", help_heading = "Sweep")]
     pub(crate) sweep_max: f64,
-    /// How long each rate is measured, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, requires = "sweep", help_heading = "Sweep")]
+    /// How long each rate is measured.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "3s",
+        value_parser = units::seconds,
+        requires = "sweep",
+        help_heading = "Sweep"
+    )]
     pub(crate) sweep_step: f64,
 
     /// A directory for report.json, the interval log and percentile files [default:
@@ -138,7 +148,7 @@ pub(crate) struct LoadFlags {
     /// A config of the topics, as name=value; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value, help_heading = "Load")]
     pub(crate) topic_config: Vec<(String, String)>,
-    /// Size of values in bytes: 1024, uniform:100..2000, lognormal:800,0.7 [default: 1024].
+    /// Size of values: 1KiB, uniform:100..2000, lognormal:800,0.7 [default: 1KiB].
     #[arg(long, value_name = "SIZE", help_heading = "Load")]
     pub(crate) record_bytes: Option<Size>,
     /// Keys: none, uniform:100000, zipf:100000,0.99 [default: none].
@@ -162,8 +172,8 @@ pub(crate) struct LoadFlags {
     /// How long a batch waits for more records, in ms [default: 0].
     #[arg(long, value_name = "MS", help_heading = "Load")]
     pub(crate) linger_ms: Option<f64>,
-    /// A batch of so many bytes is complete [default: 65536].
-    #[arg(long, value_name = "BYTES", help_heading = "Load")]
+    /// A batch of this size is complete [default: 64KiB].
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes::<usize>, help_heading = "Load")]
     pub(crate) batch_bytes: Option<usize>,
     /// A batch of so many records is complete.
     #[arg(long, value_name = "N", help_heading = "Load")]
@@ -171,30 +181,30 @@ pub(crate) struct LoadFlags {
     /// Requests under way on each connection [default: 5].
     #[arg(long, value_name = "N", help_heading = "Load")]
     pub(crate) in_flight: Option<usize>,
-    /// How long the load runs before it is measured, in seconds [default: 2].
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Load")]
+    /// How long the load runs before it is measured [default: 2s].
+    #[arg(long, value_name = "TIME", value_parser = units::duration, help_heading = "Load")]
     pub(crate) warm_up: Option<Duration>,
-    /// How long it is measured, in seconds [default: 10].
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Load")]
+    /// How long it is measured [default: 10s].
+    #[arg(long, value_name = "TIME", value_parser = units::duration, help_heading = "Load")]
     pub(crate) duration: Option<Duration>,
     /// It ends after so many records instead.
     #[arg(long, value_name = "N", help_heading = "Load")]
     pub(crate) records: Option<u64>,
-    /// Consumers start so many seconds later, and read the backlog while the tail goes on.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Load")]
+    /// Consumers start so much later, and read the backlog while the tail goes on.
+    #[arg(long, value_name = "TIME", value_parser = units::duration, help_heading = "Load")]
     pub(crate) catch_up: Option<Duration>,
     /// Records carry no sequence number and no checksum: nothing is verified, and no end-to-end
     /// latency known.
     #[arg(long, help_heading = "Load")]
     pub(crate) no_verify: bool,
-    /// Most that a fetch asks of a partition, in bytes [default: 1048576].
-    #[arg(long, value_name = "BYTES", help_heading = "Load")]
+    /// Most that a fetch asks of a partition [default: 1MiB].
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes::<i32>, help_heading = "Load")]
     pub(crate) fetch_bytes: Option<i32>,
     /// How long a fetch may wait for records, in ms [default: 500].
     #[arg(long, value_name = "MS", help_heading = "Load")]
     pub(crate) fetch_wait_ms: Option<i32>,
-    /// A request that is not answered for so long has failed, in seconds [default: 30].
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Load")]
+    /// A request that is not answered for so long has failed [default: 30s].
+    #[arg(long, value_name = "TIME", value_parser = units::duration, help_heading = "Load")]
     pub(crate) request_timeout: Option<Duration>,
     /// Seed of all randomness of the load [default: 1].
     #[arg(long, value_name = "N", help_heading = "Load")]
@@ -325,19 +335,19 @@ pub(crate) struct BenchJournal {
     /// Which CPU core to use.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) core: usize,
-    /// How long each of the two phases lasts, in seconds.
-    #[arg(long, value_name = "S", default_value_t = 10)]
-    pub(crate) seconds: u64,
+    /// How long each of the two phases lasts: in seconds, or as 500ms, 2m and so on.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
+    pub(crate) seconds: Duration,
     /// Entries appended per round, as if from so many partitions.
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub(crate) entries: usize,
-    /// Payload of each entry, in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
+    /// Payload of each entry: in bytes, or as 4KiB.
+    #[arg(long, value_name = "SIZE", default_value = "4KiB", value_parser = units::bytes::<usize>)]
     pub(crate) entry_bytes: usize,
     /// Segments that are created, written, synced and deleted beside the journal.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(crate) segments: usize,
-    /// What one flush writes to a segment, in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = 131_072)]
+    /// What one flush writes to a segment: in bytes, or as 128KiB.
+    #[arg(long, value_name = "SIZE", default_value = "128KiB", value_parser = units::bytes::<usize>)]
     pub(crate) flush_bytes: usize,
 }

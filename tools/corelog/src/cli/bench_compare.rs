@@ -56,6 +56,13 @@ fn percent(text: &str) -> Result<f64, String> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_threshold_or_an_error(text in "-?[0-9.e]{0,12} ?%?|.{0,9}") {
+            proptest::prop_assert!(percent(&text).is_ok_and(|it| it > 0.0) || percent(&text).is_err());
+        }
+    }
+
     #[test]
     fn a_threshold_is_in_per_cent_with_or_without_the_sign() {
         assert_eq!(percent("10%"), Ok(0.1));

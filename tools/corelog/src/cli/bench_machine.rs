@@ -1,8 +1,12 @@
 //! `corelog bench machine`
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+
+use super::units;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,9 +30,9 @@ pub(crate) struct BenchMachine {
     /// A directory on the disk to measure.
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) dir: PathBuf,
-    /// How long each of the 52 measurements lasts, in seconds: 0.1 to 600.
-    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = cell_seconds)]
-    pub(crate) seconds: f64,
+    /// How long each of the 52 measurements lasts, in seconds or as 500ms: 0.1 to 600 s.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = cell)]
+    pub(crate) seconds: Duration,
     /// Two cores, as in 0,1: the first drives everything, the second is the other end of the TCP
     /// connections; without it, two that do not share a physical core, if there are.
     #[arg(long, value_name = "LIST")]
@@ -47,9 +51,8 @@ pub(crate) enum MachinePart {
     Network,
 }
 
-fn cell_seconds(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(seconds) if (0.1..=600.0).contains(&seconds) => Ok(seconds),
-        _ => Err("must be a number from 0.1 to 600".to_owned()),
-    }
+fn cell(text: &str) -> Result<Duration, String> {
+    const RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+    let cell = units::duration(text)?;
+    if RANGE.contains(&cell) { Ok(cell) } else { Err("must be from 0.1 to 600 s".to_owned()) }
 }

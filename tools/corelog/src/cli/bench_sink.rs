@@ -7,11 +7,13 @@ use clap::Args;
 use corelog_bench::sink::fault::Fault;
 use corelog_bench::sink::{FaultPlan, Options, StallPlan};
 
+use super::units;
+
 const EXAMPLES: &str = "\
 Examples:
   corelog bench sink --core 0                           measure a generator: nothing is kept
-  corelog bench sink --retain 67108864                  with consumers
-  corelog bench sink --retain 67108864 --fault drop --fault-at 4000000
+  corelog bench sink --retain 64MiB                     with consumers
+  corelog bench sink --retain 64MiB --fault drop --fault-at 4000000
   corelog bench sink --stall-at 3 --stall-ms 200        hang once, 3 s after the first produce
 
 Then, from other cores, anything that produces:
@@ -40,8 +42,8 @@ pub(crate) struct BenchSink {
     /// Partitions of topics that are not created with a number of their own: 1 to 100,000.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=100_000))]
     partitions: i32,
-    /// Keep so many bytes of each partition for consumers; 0 keeps nothing.
-    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    /// Keep so many bytes of each partition for consumers, also as 64MiB; 0 keeps nothing.
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = units::bytes::<usize>)]
     retain: usize,
     /// Do wrong with one record, as no checksum of its batch can tell: drop it, repeat it, reorder
     /// it with its neighbour, or corrupt one bit of its value. Where it was done is said on stderr.
@@ -52,15 +54,16 @@ pub(crate) struct BenchSink {
     /// is done in the next one in which it can.
     #[arg(long, value_name = "N", requires = "fault", value_parser = clap::value_parser!(u64).range(1..))]
     fault_at: Option<u64>,
-    /// Hold all answers back, for the first time so many seconds after the first produce.
-    #[arg(long, value_name = "S", requires = "stall_ms", value_parser = super::seconds)]
+    /// Hold all answers back, for the first time so long after the first produce: in seconds, or as
+    /// 500ms, 2m and so on.
+    #[arg(long, value_name = "TIME", requires = "stall_ms", value_parser = units::duration)]
     stall_at: Option<Duration>,
     /// For how long, in ms.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     stall_ms: Option<u64>,
-    /// And again every so many seconds; the first time after so many seconds, too, if --stall-at
-    /// does not say otherwise.
-    #[arg(long, value_name = "S", requires = "stall_ms", value_parser = super::seconds)]
+    /// And again and again, so far apart; the first time after as long, too, if --stall-at does not
+    /// say otherwise.
+    #[arg(long, value_name = "TIME", requires = "stall_ms", value_parser = units::duration)]
     stall_every: Option<Duration>,
 }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use corelog_bench::hist::scale::Unit;
 
+use super::units;
+
 const EXAMPLES: &str = "\
 Examples:
   corelog hist corelog-bench-20260131-120000
@@ -26,11 +28,11 @@ pub(crate) struct Hist {
     /// Only what has this tag, such as response, service, schedule_lag or end_to_end.
     #[arg(long, value_name = "TAG")]
     pub(crate) tag: Option<String>,
-    /// Only intervals that begin so many seconds after the log's start, or later.
-    #[arg(long, default_value_t = 0.0, value_name = "S", value_parser = seconds)]
+    /// Only intervals that begin so long after the log's start, in seconds or as 2m, or later.
+    #[arg(long, default_value = "0", value_name = "TIME", value_parser = units::seconds)]
     pub(crate) from: f64,
-    /// Only intervals that begin before so many seconds after the log's start.
-    #[arg(long, value_name = "S", value_parser = seconds)]
+    /// Only intervals that begin before so long after the log's start.
+    #[arg(long, value_name = "TIME", value_parser = units::seconds)]
     pub(crate) to: Option<f64>,
     /// Unit of the times in the table and in JSON: ns, us or ms.
     #[arg(long, default_value = "us", value_name = "UNIT", value_parser = unit)]
@@ -50,11 +52,6 @@ pub(crate) struct Hist {
     /// Heading of the page or picture [default: the names of the files].
     #[arg(long, value_name = "TEXT")]
     pub(crate) title: Option<String>,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds: Option<f64> = text.parse().ok().filter(|it: &f64| it.is_finite() && *it >= 0.0);
-    seconds.ok_or_else(|| "not a number of seconds from 0 on".to_owned())
 }
 
 fn unit(text: &str) -> Result<Unit, String> {

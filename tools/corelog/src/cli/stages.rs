@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::units;
+
 const EXAMPLES: &str = "\
 Examples:
   corelog stages
@@ -23,13 +25,16 @@ pub(crate) struct Stages {
     /// The node's HTTP address.
     #[arg(long, default_value = "127.0.0.1:9644", value_name = "ADDR")]
     pub(crate) http: String,
-    /// How long to measure, in seconds.
-    #[arg(long, default_value = "5", value_parser = interval, value_name = "SECONDS")]
+    /// How long to measure: in seconds, or as 500ms, 2m and so on.
+    #[arg(long, default_value = "5s", value_parser = interval, value_name = "TIME")]
     pub(crate) interval: Duration,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    const MAX_S: f64 = 86_400.0;
-    let seconds: Option<f64> = text.parse().ok().filter(|it| *it > 0.0 && *it <= MAX_S);
-    seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("not a number of seconds up to {MAX_S}"))
+    const MAX: Duration = Duration::from_secs(86_400);
+    let interval = units::duration(text)?;
+    if interval.is_zero() || interval > MAX {
+        return Err("must be above 0, and a day at most".to_owned());
+    }
+    Ok(interval)
 }

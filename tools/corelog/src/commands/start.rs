@@ -60,6 +60,17 @@ impl FromStr for From {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_place_or_an_error(
+            text in "@?-?[0-9]{0,21}|-?[0-9]{1,6}-[0-9]{0,3}-[0-9]{0,3}(T[0-9:.]{0,20}(Z|[+-][0-9:]{0,5})?)?|.{0,30}",
+        ) {
+            if let Ok(From::Offset(at) | From::Timestamp(at)) = text.parse() {
+                proptest::prop_assert!(at >= 0);
+            }
+        }
+    }
+
     #[test]
     fn all_forms_are_understood() {
         let cases = [

@@ -1,4 +1,6 @@
-//! A real node in a process of its own, and clients that speak to it in raw frames.
+//! A real node in a process of its own, and clients that speak to it: commands, and raw frames.
+
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part of it")]
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -10,6 +12,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use corelog_protocol::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
 use corelog_protocol::produce::{ProducePartition, ProduceRequest, ProduceResponse, ProduceTopic};
+use tempfile::TempDir;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_corelog");
 /// Whatever takes longer hangs.
@@ -21,6 +24,7 @@ pub const FETCH_VERSION: i16 = 12;
 pub struct Node {
     process: Child,
     pub address: String,
+    pub http: String,
     pub data_dir: PathBuf,
     log: PathBuf,
 }
@@ -28,18 +32,14 @@ pub struct Node {
 impl Node {
     /// Starts one with two shards on `dir/data`; its log goes to a file beside that.
     pub fn start(dir: &Path, environment: &[(&str, &str)]) -> Self {
+        Self::start_at("127.0.0.1:0", dir, environment)
+    }
+
+    /// As [`Node::start`], for clients that know the address already.
+    pub fn start_at(address: &str, dir: &Path, environment: &[(&str, &str)]) -> Self {
         let (data_dir, log) = (dir.join("data"), dir.join("log"));
         let mut process = Command::new(BINARY)
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--http",
-                "127.0.0.1:0",
-                "--shards",
-                "2",
-                "--data-dir",
-            ])
+            .args(["serve", "--listen", address, "--http", "127.0.0.1:0", "--shards", "2", "--data-dir"])
             .arg(&data_dir)
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
@@ -50,7 +50,13 @@ impl Node {
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on ");
         let address = address.unwrap_or_else(|| panic!("{}", fs::read_to_string(&log).unwrap())).to_owned();
-        Self { process, address, data_dir, log }
+        let addresses = fs::read_to_string(data_dir.join("corelog.addresses")).unwrap();
+        let http = addresses.lines().find_map(|line| line.strip_prefix("http=")).unwrap().to_owned();
+        Self { process, address, http, data_dir, log }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn connect(&self) -> Raw {
@@ -61,14 +67,31 @@ impl Node {
         Raw { stream, correlation_id: 0 }
     }
 
+    /// A command against it.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).env("CORELOG_BOOTSTRAP", &self.address);
+        command
+    }
+
     /// Runs a command against it.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(BINARY).args(arguments).env("CORELOG_BOOTSTRAP", &self.address).output().unwrap()
+        run(&mut self.command(arguments), b"")
+    }
+
+    /// The output of a command that must succeed.
+    pub fn text(&self, arguments: &[&str]) -> String {
+        succeeded(self.run(arguments))
     }
 
     pub fn create(&self, topic: &str, partitions: u32) {
-        let created = self.run(&["topic", "create", topic, "--partitions", &partitions.to_string()]);
-        assert!(created.status.success(), "{created:?}");
+        self.text(&["topic", "create", topic, "--partitions", &partitions.to_string()]);
+    }
+
+    /// Produces with these arguments what is read from stdin.
+    pub fn produce(&self, arguments: &[&str], input: &[u8]) {
+        let arguments = [&["produce"], arguments].concat();
+        succeeded(run(&mut self.command(&arguments), input));
     }
 
     /// What is in memory now, bytes.
@@ -103,6 +126,26 @@ impl Drop for Node {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Runs a command to its end.
+pub fn run(command: &mut Command, input: &[u8]) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    // A command that fails early does not read its input.
+    let _ = process.stdin.take().unwrap().write_all(input);
+    process.wait_with_output().unwrap()
+}
+
+/// The output of a command that must succeed.
+pub fn succeeded(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A directory on a real disk: a node refuses others.
+pub fn on_disk() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
 /// A client that sends what no client library sends.

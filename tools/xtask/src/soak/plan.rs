@@ -245,6 +245,13 @@ impl Plan {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_rate_and_a_time_or_an_error(text in "-?[0-9.e]{0,21} ?%?|.{0,20}") {
+            let _ = (text.parse::<Rate>(), seconds(&text), minutes(&text));
+        }
+    }
+
     fn plan(seed: u64) -> Result<Plan> {
         let arguments =
             Arguments { minutes: Duration::from_secs(3_600), seed: Some(seed), ..Arguments::short() };

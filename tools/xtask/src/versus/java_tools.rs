@@ -57,6 +57,16 @@ pub(crate) fn read_consumer(output: &str) -> Result<(BTreeMap<Measure, f64>, f64
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn any_output_has_a_summary_or_none(
+            producer in "[0-9]{0,9} records sent, [0-9.]{0,9} records/sec \\([0-9.]{0,6} MB/sec\\), .{0,9}99.9th.|.{0,40}",
+            consumer in "[0-9]{0,9}(,[ 0-9.a-z]{0,9}){0,12}\n?|.{0,40}",
+        ) {
+            let _ = (read_producer(&producer).is_ok(), read_consumer(&consumer).is_ok());
+        }
+    }
+
     #[test]
     fn the_producers_summary_is_read() -> Result<()> {
         let output = "5000 records sent, 999.8 records/sec (0.98 MB/sec), 1.0 ms avg latency, 2.0 ms max latency.\n\

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use corelog_bench::journal::{JournalProbe, Phase};
@@ -17,7 +16,7 @@ pub(crate) fn run(arguments: BenchJournal, format: Format) -> Result<ExitCode> {
     ensure!(!dir.exists(), "{} exists: --dir names a directory that is made and removed", dir.display());
     let probe = JournalProbe {
         dir: dir.clone(),
-        duration: Duration::from_secs(arguments.seconds),
+        duration: arguments.seconds,
         entries: arguments.entries,
         entry_bytes: arguments.entry_bytes,
         segments: arguments.segments,

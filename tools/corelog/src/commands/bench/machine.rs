@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use comfy_table::CellAlignment;
@@ -37,7 +36,7 @@ pub(crate) fn run(arguments: &BenchMachine, format: Format) -> Result<ExitCode> 
     let dir = if parts.disk { Some(ProbeDir::make(&arguments.dir)?) } else { None };
     let probe = MachineProbe {
         dir: dir.as_ref().map(|it| it.path().to_owned()).unwrap_or_default(),
-        cell: Duration::from_secs_f64(arguments.seconds),
+        cell: arguments.seconds,
         parts,
         progress: progress(),
     };

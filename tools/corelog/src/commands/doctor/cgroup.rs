@@ -91,6 +91,8 @@ fn ratio(quota: &str, period: &str) -> Option<f64> {
 mod tests {
     use std::fs;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn write(root: &Path, path: &str, text: &str) {
@@ -128,6 +130,24 @@ mod tests {
         write(root.path(), "memory/b/memory.limit_in_bytes", "9223372036854771712\n");
         let found = limits_of("1:cpu,cpuacct:/a\n4:memory:/b\n0::/\n", root.path());
         assert_eq!(found, Limits { cpu: Some(0.5), memory_bytes: None });
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_limit_or_none(
+            groups in "([0-9]{0,2}:(cpu|memory|cpu,memory)?:/?[a-z./]{0,8}\n){0,4}|.{0,40}",
+            number in "-?[0-9.e]{0,24}|max|inf|NaN|.{0,9}",
+            other in "-?[0-9.e]{0,24}|.{0,9}",
+        ) {
+            let root = tempfile::tempdir().unwrap();
+            write(root.path(), "cpu.max", &format!("{number} {other}\n"));
+            write(root.path(), "memory.max", &number);
+            write(root.path(), "cpu/cpu.cfs_quota_us", &number);
+            write(root.path(), "cpu/cpu.cfs_period_us", &other);
+            write(root.path(), "memory/memory.limit_in_bytes", &other);
+            let found = limits_of(&groups, root.path());
+            prop_assert!(found.cpu.is_none_or(|cores| cores > 0.0), "{found:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use corelog_engine::node_dir::{FORMAT_FILE, FORMAT_VERSION, LAYOUT_FILE, format_version};
+use corelog_engine::node_dir::{FORMAT_FILE, FORMAT_VERSION, LAYOUT_FILE, format_version, layout_journals};
 use corelog_runtime::checks;
 use corelog_runtime::shards::StartError;
 use nix::unistd::{AccessFlags, Uid, User, access, geteuid};
@@ -130,7 +130,7 @@ fn content(path: &Path, shards: usize) -> Result<String, Check> {
     let set = "another data_dir, or the corelog that wrote this one";
     match format_version(&format) {
         Some(version) if version <= FORMAT_VERSION => {
-            Ok(format!("format {version}, {}", layout(path, shards)))
+            Ok(format!("format {version}, {}", layout(path, shards)?))
         }
         Some(version) => {
             let found =
@@ -144,15 +144,22 @@ fn content(path: &Path, shards: usize) -> Result<String, Check> {
     }
 }
 
-fn layout(path: &Path, shards: usize) -> String {
-    let layout = fs::read_to_string(path.join(LAYOUT_FILE)).unwrap_or_default();
-    match layout.lines().count() {
-        0 => "no journals".to_owned(),
-        journals if journals == shards => format!("{journals} journals"),
-        journals => {
-            format!(
-                "{journals} journals: a start with {shards} shards moves what is in them to its own first"
-            )
+/// Its journals, in words; a check when a node would refuse them.
+fn layout(path: &Path, shards: usize) -> Result<String, Check> {
+    let path = path.join(LAYOUT_FILE);
+    let layout = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok("no journals".to_owned()),
+        Err(error) => return Err(no_permission(&path, &error)),
+    };
+    match layout_journals(&layout).map(|journals| journals.len()) {
+        Ok(journals) if journals == shards => Ok(format!("{journals} journals")),
+        Ok(journals) => Ok(format!(
+            "{journals} journals: a start with {shards} shards moves what is in them to its own first"
+        )),
+        Err(reason) => {
+            let found = format!("{} does not say which journals there are: {reason}", shown(&path));
+            Err(Check::fail(NAME, found, "the file as it was, from a copy of the directory"))
         }
     }
 }
@@ -187,6 +194,8 @@ impl Directory {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn look(path: &Path) -> Directory {
@@ -215,6 +224,9 @@ mod tests {
         let is_told = format!("format {FORMAT_VERSION}, 2 journals");
         assert!(found.check.found.contains(&is_told), "{found:?}");
         assert!(found.is_usable());
+        fs::write(dir.path().join(LAYOUT_FILE), "journal 1\njournal 2\nchecksum 00000000\n").unwrap();
+        let found = look(dir.path());
+        assert!(found.check.found.contains("its checksum does not match") && !found.is_usable(), "{found:?}");
         fs::write(&format, "corelog 999\n").unwrap();
         assert!(look(dir.path()).check.found.contains("format 999"));
         fs::write(&format, "hello\n").unwrap();
@@ -228,6 +240,23 @@ mod tests {
         fs::write(dir.path().join(FORMAT_FILE), format!("corelog {FORMAT_VERSION}\n")).unwrap();
         fs::write(dir.path().join(LAYOUT_FILE), "journal 1\n").unwrap();
         assert!(look(dir.path()).check.found.contains("moves what is in them"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_its_files_are_told(
+            format in "corelog [0-9]{0,11}\n?|.{0,20}",
+            layout in "(journal [0-9]{0,21}\n){0,4}(checksum [0-9a-f]{0,9}\n?)?|.{0,40}",
+            addresses in "((kafka|http)=[0-9.:]{0,22}\n){0,3}|.{0,40}",
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(FORMAT_FILE), format).unwrap();
+            fs::write(dir.path().join(LAYOUT_FILE), layout).unwrap();
+            let mut found = look(dir.path());
+            prop_assert!(!found.check.found.is_empty());
+            found.addresses = Some(addresses);
+            let _ = found.listens_on(([127, 0, 0, 1], 9092).into());
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use corelog_bench::result::machine::{describe_storage, is_memory};
 use corelog_bench::result::report::Storage;
 use corelog_runtime::checks;
+use corelog_runtime::error::with_causes;
 use corelog_runtime::fs::BLOCK_BYTES;
 use nix::sys::statvfs::statvfs;
 
@@ -45,7 +46,7 @@ pub(super) fn disk(directory: &Directory, needs: &Needs) -> Vec<Check> {
                 checks.push(device(&storage, Queue::of(&storage)));
             }
         }
-        Err(error) => checks.push(Check::unknown("file system", format!("{error:#}"))),
+        Err(error) => checks.push(Check::unknown("file system", with_causes(error.as_ref()))),
     }
     if let Some(place) = &directory.writable {
         checks.extend(room(place, directory.journal_bytes, needs));
@@ -281,6 +282,8 @@ fn time(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::Level;
     use super::*;
     use crate::config::Config;
@@ -329,6 +332,20 @@ mod tests {
         assert_eq!(device(&storage("ext4"), Some(bfq)).level, Level::Warn);
         assert_eq!(device(&storage("ext4"), Some(Queue::default())).level, Level::Ok, "nothing is known");
         assert_eq!(device(&storage("ext4"), None).level, Level::Warn);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_file_system_and_a_device(
+            kind in "(ext4|tmpfs|nfs)?[a-z0-9. ]{0,8}(\\([a-z,=]{0,12}\\)?)?|.{0,20}",
+            told in prop::collection::vec(prop::option::of("[a-z ]{0,6}\\[?[a-z]{0,5}\\]?.{0,6}|write (back|through)"), 2),
+        ) {
+            let storage = Storage { file_system: kind.clone(), device: kind.clone(), ..Storage::default() };
+            let _ = (file_system(&storage), Queue::of(&storage));
+            let [write_cache, scheduler] = &told[..] else { unreachable!("two") };
+            let (write_cache, scheduler) = (write_cache.clone(), scheduler.clone());
+            let _ = device(&storage, Some(Queue { name: kind, write_cache, rotational: None, scheduler }));
+        }
     }
 
     #[test]

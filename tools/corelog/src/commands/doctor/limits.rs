@@ -126,10 +126,7 @@ struct Memory {
 impl Memory {
     fn of(machine: &Machine) -> Self {
         let info = read("/proc/meminfo").unwrap_or_default();
-        let bytes = |key| {
-            let kib: u64 = field(&info, key)?.trim_end_matches("kB").trim().parse().ok()?;
-            Some(kib * 1024)
-        };
+        let bytes = |key| kib_field(&info, key);
         let strict = read("/proc/sys/vm/overcommit_memory").as_deref() == Some(OVERCOMMIT_NEVER);
         let committable = || bytes("CommitLimit")?.checked_sub(bytes("Committed_AS")?);
         Self {
@@ -138,6 +135,12 @@ impl Memory {
             committable_bytes: if strict { committable() } else { None },
         }
     }
+}
+
+/// Bytes, in a file of lines such as `CommitLimit: 1024 kB`.
+fn kib_field(text: &str, key: &str) -> Option<u64> {
+    let kib: u64 = field(text, key)?.trim_end_matches("kB").trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 fn memory(needs: &Needs, memory: &Memory) -> Check {
@@ -170,6 +173,8 @@ fn memory(needs: &Needs, memory: &Memory) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::Level;
     use super::*;
     use crate::config::Config;
@@ -210,6 +215,19 @@ mod tests {
         assert_eq!(memory(&needs, &of(0, None)).level, Level::Warn, "not known");
         let strict = Memory { committable_bytes: Some(1 << 20), ..of(64 << 30, None) };
         assert!(memory(&needs, &strict).found.contains("overcommit"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_kernel_and_a_memory_or_unknown(
+            release in "[0-9]{0,12}[.a-z-]{0,2}[0-9]{0,12}.{0,12}",
+            info in "(CommitLimit|Committed_AS|.{0,8}):\\s{0,3}[0-9]{0,21} ?(kB)?\n?",
+            machine_bytes: u64,
+        ) {
+            let _ = kernel(&release);
+            let committable_bytes = kib_field(&info, "CommitLimit");
+            let _ = memory(&needs(), &Memory { machine_bytes, group_bytes: committable_bytes, committable_bytes });
+        }
     }
 
     #[test]

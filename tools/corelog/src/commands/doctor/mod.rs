@@ -239,6 +239,13 @@ mod tests {
         assert_eq!(Report::of(Vec::new()).to_text(), "\nA node can run here.\n");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_has_a_field_or_none(text in "(Seccomp|Name):?[ \t]?[0-9]{0,3}\n?.{0,20}|.{0,40}", bytes: u64) {
+            let _ = (field(&text, "Seccomp"), size(bytes));
+        }
+    }
+
     #[test]
     fn what_a_node_needs_grows_with_its_shards() {
         let of = |shards| Needs::of(&Config { shards, ..Config::default() }).unwrap();

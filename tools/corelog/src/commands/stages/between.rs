@@ -149,10 +149,10 @@ fn add(to: &mut Buckets, more: &Buckets) {
         return;
     }
     for (to, more) in to.below.iter_mut().zip(&more.below) {
-        *to += more;
+        *to = to.saturating_add(*more);
     }
     to.sum += more.sum;
-    to.count += more.count;
+    to.count = to.count.saturating_add(more.count);
 }
 
 fn values(buckets: &Buckets) -> Option<Values> {
@@ -188,6 +188,7 @@ fn float(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use corelog_net::scrape::parse;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -203,6 +204,10 @@ mod tests {
 
     /// A node of two shards, of which the first synced so often.
     fn node(syncs: [u64; 4], sum: f64, is_fetched: bool) -> Families {
+        parse(&metrics(syncs, sum, is_fetched)).unwrap()
+    }
+
+    fn metrics(syncs: [u64; 4], sum: f64, is_fetched: bool) -> String {
         let family = |name: &str| format!("# HELP {name} words\n# TYPE {name} histogram\n");
         let mut text = family("corelog_net_request_duration_seconds");
         for api in if is_fetched { &["Fetch", "Produce"][..] } else { &["Produce"][..] } {
@@ -227,7 +232,7 @@ mod tests {
                 text.push_str(&histogram(name, &format!("shard=\"{shard}\""), [0, 0, 0, 3], 30.0));
             }
         }
-        parse(&text).unwrap()
+        text
     }
 
     fn find(rows: &[Row], name: &str, shard: Option<u64>) -> Row {
@@ -250,6 +255,33 @@ mod tests {
         // A series that was not there before began at zero; one in which nothing happened is left out.
         assert_eq!(find(&rows, "Fetch", None).count, 2);
         assert!(rows.iter().all(|row| row.name != "Produce"));
+    }
+
+    proptest! {
+        /// A node that is not ours, or a proxy, may say anything.
+        #[test]
+        fn any_metrics_are_rows_or_an_error(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), "[0-9]{1,17}(e[0-9]{1,3})?|[0-9.]{1,5}|[a-z]{1,7}"), 0..8),
+            interval_ns in 0..10_000_000_000_u64,
+        ) {
+            let text = metrics([1, 2, 3, 4], 0.5, true);
+            let is_value = |it: char| it.is_ascii_digit() || it == '.';
+            let mut changed = text.clone();
+            for (at, with) in changes {
+                // Instead of a number somewhere: a value, a bound, a shard.
+                let mut at = at.index(changed.len());
+                at = changed[at..].find(is_value).map_or(at, |found| at + found);
+                let end = changed[at..].find(|it| !is_value(it)).map_or(changed.len(), |len| at + len);
+                changed.replace_range(at..end, &with);
+            }
+            let (before, interval) = (parse(&text).unwrap(), Duration::from_nanos(interval_ns));
+            let Ok(after) = parse(&changed) else { return Ok(()) };
+            for (before, after) in [(&before, &after), (&after, &before), (&Families::new(), &after)] {
+                if let Ok(rows) = rows(before, after, interval) {
+                    let _ = (super::super::to_text(&rows, interval), super::super::to_json(&rows, "", interval));
+                }
+            }
+        }
     }
 
     #[test]

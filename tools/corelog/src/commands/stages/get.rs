@@ -60,12 +60,31 @@ fn body(answer: &[u8]) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn a_whole_answer_has_its_body() {
         let answer = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nContent-Length: 3\r\n\r\na\nb";
         assert_eq!(body(answer).unwrap(), "a\nb");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_body_or_an_error(
+            status in "(HTTP/1.1 )?(200|503|[0-9]{0,4})( [A-Z]{0,4})?",
+            headers in prop::collection::vec("((?i:content-length)|[a-z-]{0,6}):? ?-?[0-9]{0,22}", 0..4),
+            text in ".{0,20}",
+            bytes in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let head = format!("{status}\r\n{}\r\n\r\n", headers.join("\r\n"));
+            for answer in [[head.as_bytes(), text.as_bytes()].concat(), [head.as_bytes(), &bytes].concat(), bytes] {
+                if let Ok(body) = body(&answer) {
+                    prop_assert!(answer.ends_with(body.as_bytes()));
+                }
+            }
+        }
     }
 
     #[test]
