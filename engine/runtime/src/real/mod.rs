@@ -30,17 +30,17 @@ pub(crate) use self::run::run;
 
 const CLASSES: [Class; 4] = [Class::Journal, Class::Serve, Class::Read, Class::Background];
 
-/// A journal write waits on the device behind the bytes of others and not behind their number: a few
-/// large reads or writes may be in flight, or many small ones: 2 MiB of a class, which is 2 ms at 1 GB/s.
-const UNIT_BYTES: usize = 64 << 10;
-const UNITS: usize = 32;
+/// In the background, a journal write waits behind bytes and not behind a number of writes: a few
+/// large ones may be in flight, or many small ones.
+const BACKGROUND_UNIT_BYTES: usize = 64 << 10;
+const BACKGROUND_UNITS: usize = 64;
 
 /// What one executor thread knows of itself.
 pub(crate) struct Shard {
     queues: [TaskQueueHandle; CLASSES.len()],
-    /// How many reads and writes each class may have in flight; how many [`UNIT_BYTES`] where nobody
-    /// waits for an acknowledgement. glommio sends all disk I/O through one ring whatever the queue, so
-    /// a class keeps out of the journal's way by having little in flight. The bounds also keep the
+    /// How many reads and writes each class may have in flight, in the background class how many
+    /// [`BACKGROUND_UNIT_BYTES`]. glommio sends all disk I/O through one ring whatever the queue, so a
+    /// class keeps out of the journal's way by having little in flight. The bounds also keep the
     /// wakers of one task far below glommio's 32,767.
     in_flight: [Semaphore; CLASSES.len()],
     /// Devices that glommio knows on this thread, see `fs`.
@@ -75,7 +75,8 @@ impl Shard {
             Semaphore::new(match class {
                 Class::Journal => 64,
                 Class::Serve => 256,
-                Class::Read | Class::Background => UNITS,
+                Class::Read => 16,
+                Class::Background => BACKGROUND_UNITS,
             })
         };
         Ok(Self {
@@ -98,10 +99,10 @@ impl Shard {
         let here = glommio::executor().current_task_queue();
         let class = self.queues.iter().position(|queue| *queue == here).unwrap_or(index(Class::Serve));
         let units = match CLASSES[class] {
-            Class::Read | Class::Background => len.div_ceil(UNIT_BYTES).clamp(1, UNITS),
-            Class::Journal | Class::Serve => 1,
+            Class::Background => len.div_ceil(BACKGROUND_UNIT_BYTES).clamp(1, BACKGROUND_UNITS),
+            Class::Journal | Class::Serve | Class::Read => 1,
         };
-        let units = u32::try_from(units).expect("at most 32");
+        let units = u32::try_from(units).expect("at most 64");
         self.in_flight[class].acquire_many(units).await.expect("never closed")
     }
 
