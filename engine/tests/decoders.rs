@@ -25,7 +25,7 @@ proptest! {
                 block[..8].copy_from_slice(b"CLSEGMNT");
             }
             if has_version {
-                block[8..16].copy_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0]);
+                block[8..16].copy_from_slice(&[0, 0, 0, 2, 0, 0, 0, 0]);
             }
             let crc_at = block_bytes - CRC_BYTES;
             let crc = crc32c::crc32c(&block[..crc_at]);

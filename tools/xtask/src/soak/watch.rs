@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn what_a_deletion_gives_back_for_a_moment_is_no_growth() {
-        let dip = |_, s: f64| if (45.0..60.0).contains(&s) { 50.0 } else { 200.0 + s % 10.0 };
+        let dip = |_, s: f64| if (50.0..55.0).contains(&s) { 50.0 } else { 200.0 + s % 10.0 };
         assert_eq!(Memory::of(&samples(5, dip), 300.0, 10.0).complaints(), Vec::<String>::new());
     }
 
