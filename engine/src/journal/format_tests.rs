@@ -187,7 +187,8 @@ proptest! {
         bytes[..keep].copy_from_slice(&commit[..keep]);
         for (entries, body_bytes) in [(entries, body_bytes), (whole.entries + 1, body_bytes)] {
             let header = CommitHeader { entries, body_bytes, ..whole };
-            prop_assert!(EntryIter::new(&header, &bytes).count() <= bytes.len());
+            // The last may be the error that ends them.
+            prop_assert!(EntryIter::new(&header, &bytes).count() <= bytes.len() + 1);
             let _verdict = check_commit_body(&header, &bytes);
         }
     }
