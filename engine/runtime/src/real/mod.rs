@@ -11,6 +11,7 @@ mod run;
 mod signals;
 mod sync;
 pub(crate) mod task;
+mod watch;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

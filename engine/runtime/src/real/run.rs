@@ -5,13 +5,14 @@ use std::fmt::Display;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
+use super::watch::{Pulse, Watch};
 use super::{Shard, check, signals, task};
 use crate::ctx::{self, Current};
 use crate::error::StartError;
@@ -29,6 +30,8 @@ struct Plan {
     options: Options,
     shards: usize,
     stop: StopFlag,
+    /// How many tasks of [`keep_awake`].
+    turns: u32,
 }
 
 /// How long a shard's first task may keep others waiting: glommio's own default.
@@ -52,6 +55,17 @@ where
     Fut: Future<Output = Result<(), E>> + 'static,
     E: Display + 'static,
 {
+    run_with(options, KEEP_AWAKE_TURNS, shard_main)
+}
+
+fn run_with<Q, A, F, Fut, E>(options: Options, turns: u32, shard_main: F) -> Result<(), StartError>
+where
+    Q: Send + 'static,
+    A: Send + 'static,
+    F: Fn(ShardContext<Q, A>) -> Fut + Send + Clone + 'static,
+    Fut: Future<Output = Result<(), E>> + 'static,
+    E: Display + 'static,
+{
     let cores = check::check_cores(options.cores.as_deref())?;
     let shards = if options.shards == 0 { cores.len() } else { options.shards };
     let io_memory_bytes = check::check_memlock(options.io_memory_bytes, shards)?;
@@ -61,19 +75,21 @@ where
     }
     abort_on_shard_panic();
 
+    let pulses: Vec<Arc<Pulse>> = (0..shards).map(|_| Arc::default()).collect();
+    let watch = Watch::start(pulses.clone()).map_err(|source| StartError::Thread { shard: 0, source })?;
     let stop = StopFlag::default();
     signals::watch(&stop).map_err(|source| StartError::Thread { shard: 0, source })?;
-    let plan = Plan { options: Options { io_memory_bytes, ..options }, shards, stop: stop.clone() };
+    let plan = Plan { options: Options { io_memory_bytes, ..options }, shards, stop: stop.clone(), turns };
     // The executors' blocking threads inherit these cores; the executors pin themselves to one.
     let restore = Affinity::narrow(&cores);
     let mut threads = Vec::with_capacity(shards);
     let mut result = Ok(());
     for (shard, end) in mesh::real_ends::<Q, A>(shards).into_iter().enumerate() {
-        let (plan, shard_main) = (plan.clone(), shard_main.clone());
+        let (plan, shard_main, pulse) = (plan.clone(), shard_main.clone(), Arc::clone(&pulses[shard]));
         let core = cores[shard % cores.len()];
         let spawned = std::thread::Builder::new()
             .name(format!("shard-{shard}"))
-            .spawn(move || shard_thread(&plan, shard, core, end, shard_main));
+            .spawn(move || shard_thread(&plan, shard, core, end, &pulse, shard_main));
         match spawned {
             Ok(thread) => threads.push(thread),
             Err(source) => {
@@ -90,6 +106,7 @@ where
             .unwrap_or_else(|_| Err(StartError::Shard { shard, message: "its thread panicked".into() }));
         result = result.and(ended);
     }
+    drop(watch);
     signals::unwatch(&stop);
     result
 }
@@ -99,6 +116,7 @@ fn shard_thread<Q, A, F, Fut, E>(
     shard: usize,
     core: usize,
     end: RealEnd<Q, A>,
+    pulse: &Arc<Pulse>,
     shard_main: F,
 ) -> Result<(), StartError>
 where
@@ -133,7 +151,7 @@ where
         plan.stop.raise();
         return Err(StartError::Thread { shard, source });
     }
-    let (shards, preempt, stop) = (plan.shards, plan.options.preempt, plan.stop.clone());
+    let (shards, preempt, stop, turns) = (plan.shards, plan.options.preempt, plan.stop.clone(), plan.turns);
     let result = executor.run(async move {
         let here = match Shard::new(preempt, stop.clone()) {
             Ok(here) => Rc::new(here),
@@ -145,9 +163,10 @@ where
         // For good: other tasks may still run between the end of this one and that of the thread.
         ctx::enter_for_good(Current::Real(Rc::clone(&here)));
         task::spawn_in(&here, Class::Serve, Rc::clone(&here.poller).run());
-        for turn in 0..KEEP_AWAKE_TURNS {
-            glommio::spawn_local(keep_awake(turn)).detach();
+        for turn in 0..turns {
+            glommio::spawn_local(keep_awake(turn, Arc::clone(pulse))).detach();
         }
+        glommio::spawn_local(Arc::clone(pulse).listen()).detach();
         let main = async move {
             let mesh = Mesh::real(shard, end);
             let context = ShardContext { shard, shards, mesh: mesh.clone() };
@@ -174,10 +193,12 @@ where
 /// `run_task_queues` reports that nothing ran, the completion is consumed, and the executor parks until
 /// anything else happens. With these timers something always happens soon: within 5 ms on a
 /// shard that has work, within [`KEEP_AWAKE_IDLE`] on one that was idle. The wake of such a timer can
-/// be the one that is lost, so there are several, which take turns.
-async fn keep_awake(turn: u32) {
+/// be the one that is lost, so there are several, which take turns. On a machine without CPU to spare
+/// all of them can expire in one round and be lost together; then [`Watch`] finds no more beats.
+async fn keep_awake(turn: u32, pulse: Arc<Pulse>) {
     glommio::timer::sleep(KEEP_AWAKE_IDLE * turn).await;
     loop {
+        pulse.beat();
         // Reading the statistics sets them back, so this is what ran since the last look.
         let worked = glommio::executor().executor_stats().tasks_executed() > KEEP_AWAKE_TASKS;
         let pause = if worked { KEEP_AWAKE_BUSY } else { KEEP_AWAKE_IDLE };
@@ -226,4 +247,39 @@ fn abort_on_shard_panic() {
             }
         }));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Without the timers, two idle shards that talk stand still after some thousand round trips.
+    #[test]
+    fn a_shard_that_sleeps_with_runnable_tasks_is_woken_from_outside() {
+        const ROUND_TRIPS: u64 = 20_000;
+        let (done, is_done) = mpsc::channel();
+        std::thread::spawn(move || {
+            let options = Options { shards: 2, ..Options::default() };
+            let ended = run_with(options, 0, |context: ShardContext<u64, u64>| async move {
+                if context.shard == 0 {
+                    for i in 0..=ROUND_TRIPS {
+                        assert_eq!(context.mesh.call(1, i).await, Ok(i));
+                    }
+                    return Ok::<(), String>(());
+                }
+                while let Some(incoming) = context.mesh.next().await {
+                    let last = incoming.q == ROUND_TRIPS;
+                    incoming.reply.unwrap().send(incoming.q);
+                    if last {
+                        break;
+                    }
+                }
+                Ok(())
+            });
+            done.send(ended).unwrap();
+        });
+        is_done.recv_timeout(Duration::from_secs(300)).expect("the shards stand still").unwrap();
+    }
 }
