@@ -17,8 +17,8 @@ use super::index::Entry;
 use super::plan::{TELLING_BYTES, align_down, align_up, is_padding_for_sure};
 use crate::types::{LeaderEpoch, Offset};
 
-/// Size of a cold read.
-pub(super) const CHUNK_BYTES: u64 = 1 << 20;
+/// Size of a cold read: as much as a shard may have in flight, see ADR 7.
+pub(super) const CHUNK_BYTES: u64 = 512 << 10;
 
 /// Up to where a segment may be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,16 +31,18 @@ pub(crate) use self::run::run;
 
 const CLASSES: [Class; 4] = [Class::Journal, Class::Serve, Class::Read, Class::Background];
 
-/// In the background, a journal write waits behind bytes and not behind a number of writes: a few
-/// large ones may be in flight, or many small ones.
-const BACKGROUND_UNIT_BYTES: usize = 64 << 10;
+/// A journal write waits behind the bytes of other classes and not behind a number of reads and writes:
+/// a few large ones may be in flight, or many small ones.
+const UNIT_BYTES: usize = 64 << 10;
+/// Of cold reads 512 KiB, see ADR 7.
+const READ_UNITS: usize = 8;
 const BACKGROUND_UNITS: usize = 64;
 
 /// What one executor thread knows of itself.
 pub(crate) struct Shard {
     queues: [TaskQueueHandle; CLASSES.len()],
-    /// How many reads and writes each class may have in flight, in the background class how many
-    /// [`BACKGROUND_UNIT_BYTES`]. glommio sends all disk I/O through one ring whatever the queue, so a
+    /// How many reads and writes each class may have in flight, in the read and background classes how
+    /// many [`UNIT_BYTES`]. glommio sends all disk I/O through one ring whatever the queue, so a
     /// class keeps out of the journal's way by having little in flight. The bounds also keep the
     /// wakers of one task far below glommio's 32,767.
     in_flight: [Semaphore; CLASSES.len()],
@@ -76,7 +78,7 @@ impl Shard {
             Semaphore::new(match class {
                 Class::Journal => 64,
                 Class::Serve => 256,
-                Class::Read => 16,
+                Class::Read => READ_UNITS,
                 Class::Background => BACKGROUND_UNITS,
             })
         };
@@ -100,8 +102,9 @@ impl Shard {
         let here = glommio::executor().current_task_queue();
         let class = self.queues.iter().position(|queue| *queue == here).unwrap_or(index(Class::Serve));
         let units = match CLASSES[class] {
-            Class::Background => len.div_ceil(BACKGROUND_UNIT_BYTES).clamp(1, BACKGROUND_UNITS),
-            Class::Journal | Class::Serve | Class::Read => 1,
+            Class::Read => len.div_ceil(UNIT_BYTES).clamp(1, READ_UNITS),
+            Class::Background => len.div_ceil(UNIT_BYTES).clamp(1, BACKGROUND_UNITS),
+            Class::Journal | Class::Serve => 1,
         };
         let units = u32::try_from(units).expect("at most 64");
         self.in_flight[class].acquire_many(units).await.expect("never closed")
