@@ -58,7 +58,7 @@ where
     Fut: Future<Output = Result<(), E>> + 'static,
     E: Display + 'static,
 {
-    real::run(options, shard_main)
+    real::run(options, real::KEEP_AWAKE_TURNS, shard_main)
 }
 
 /// What a shard's main future is given.

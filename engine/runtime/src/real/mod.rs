@@ -27,7 +27,7 @@ use crate::task::Class;
 
 pub(crate) use self::check::{DirLock, lock_data_dir};
 use self::poller::Poller;
-pub(crate) use self::run::run;
+pub(crate) use self::run::{KEEP_AWAKE_TURNS, run};
 
 const CLASSES: [Class; 4] = [Class::Journal, Class::Serve, Class::Read, Class::Background];
 
