@@ -348,7 +348,7 @@ fn resumes(node: &Node, client: &mut Raw, topic: &str, number: i64, size: usize)
 }
 
 #[test]
-#[ignore = "mounts a file system of its own, which needs root: cargo test -p corelog --test damage -- --ignored"]
+#[ignore = "mounts a file system of its own, which needs root: cargo xtask test --only full-disk"]
 fn a_full_file_system_refuses_produces_and_nothing_else() {
     const SIZE: usize = 100_000;
     let dir = on_disk();

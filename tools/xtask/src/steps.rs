@@ -1,7 +1,8 @@
 //! `cargo xtask test`: the steps in their order, timed and summed up.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -66,6 +67,7 @@ const STEPS: &[Step] = &[
         about: "the release build, which the steps after this one run",
         run: |project| cargo(project, &["build", "--release", "--locked", "--package", "corelog"]),
     },
+    Step { name: "full-disk", about: "a file system that is full, where one can be mounted", run: full_disk },
     Step {
         name: "histograms",
         about: "our histogram files and the Java library's tools say the same",
@@ -171,6 +173,32 @@ fn deny(project: &Project) -> Result<Outcome> {
         )),
         Err(error) => Err(error),
     }
+}
+
+/// The tests that mount a file system of their own.
+fn full_disk(project: &Project) -> Result<Outcome> {
+    if !can_mount(project) {
+        return Ok(Outcome::Skipped("a file system in a file cannot be mounted here".to_owned()));
+    }
+    cargo(project, &words("test --locked --package corelog --test damage -- --ignored"))
+}
+
+/// Tries it: it takes root, loop devices, and a container that may use both.
+fn can_mount(project: &Project) -> bool {
+    let (image, at) = (project.scratch().join("mount-probe.ext4"), project.scratch().join("mount-probe"));
+    let works = |program: &str, arguments: &[&OsStr]| {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let mounted = fs::create_dir_all(&at).is_ok()
+        && works("truncate", &["-s".as_ref(), "8M".as_ref(), image.as_ref()])
+        && works("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), image.as_ref()])
+        && works("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), at.as_ref()]);
+    let unmounted = mounted && works("umount", &[at.as_ref()]);
+    // Best effort: both are overwritten the next time.
+    let _ = (fs::remove_file(&image), fs::remove_dir(&at));
+    unmounted
 }
 
 fn simulation(project: &Project) -> Result<Outcome> {
