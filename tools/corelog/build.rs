@@ -15,7 +15,10 @@ const SOURCES: [&str; 7] =
 const MARKS: [&str; 3] = ["HEAD", "logs/HEAD", "packed-refs"];
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // As it is now, and not as it was when this was compiled: a build directory may be used from
+    // more than one checkout.
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let root = Path::new(&own).join("../..");
     println!("cargo::rerun-if-changed=build.rs");
     for source in SOURCES {
         rerun_after(&root.join(source));
