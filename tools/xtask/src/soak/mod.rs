@@ -178,7 +178,12 @@ fn attempt(project: &Project, plan: &Plan, kind: &BrokerKind) -> Result<Outcome>
     let seconds = ground.seconds();
     let Supervisor { broker, kills, samples, .. } = supervisor;
     let mb_per_s = records_per_s * f64::from(plan.record_bytes) / 1e6;
-    let memory = Memory::of(&samples, budget_mb + watch::OVERHEAD_MB, watch::FILLS * budget_mb / mb_per_s);
+    let memory = Memory::of(
+        &samples,
+        budget_mb + watch::OVERHEAD_MB,
+        watch::FILLS * budget_mb / mb_per_s,
+        plan.recreate_every.as_secs_f64(),
+    );
     let mut violations: Vec<String> = ground.violation().into_iter().collect();
     violations.extend(memory.complaints());
     end(plan, broker, &mut violations);

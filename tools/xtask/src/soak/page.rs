@@ -145,7 +145,7 @@ fn rows(outcome: &Outcome) -> Vec<(&'static str, String)> {
                 memory.first_mb, memory.last_mb, memory.max_mb, memory.bound_mb
             ),
         ),
-        ("growth within a life, the largest", growth(memory.worst_life)),
+        ("growth within lives, over the longest", growth(memory.within_lives)),
         ("growth from life to life", growth(memory.over_lives)),
         ("file descriptors", spread(|sample| sample.file_descriptors)),
         ("threads", spread(|sample| sample.threads)),

@@ -37,8 +37,8 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 1024, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(32..=1_000_000))]
     record_bytes: u32,
     /// The load's topic is verified, deleted and made anew after so many seconds, which bounds the
-    /// disk space
-    #[arg(long, default_value = "300", value_parser = seconds, value_name = "SECONDS")]
+    /// disk space; memory is judged by windows of this length
+    #[arg(long, default_value = "75", value_parser = seconds, value_name = "SECONDS")]
     recreate_every: Duration,
     /// Shards of the node, all on one core
     #[arg(long, default_value_t = 1, value_name = "N")]

@@ -11,12 +11,11 @@ use serde::Serialize;
 use crate::machine::{Usage, as_f64, field};
 use crate::versus::statistics::Spread;
 
-/// What is judged of a life lasts at least so long: its second half, or what of it comes after the
-/// node has been given twice what its budget holds. Until then it fills its caches.
-pub(crate) const JUDGED_MIN_S: f64 = 30.0;
+/// A life is judged from when the node has been given so many times what its budget holds: until
+/// then it fills its caches.
 pub(crate) const FILLS: f64 = 2.0;
-/// Lives whose trend is judged.
-pub(crate) const LIVES_MIN: usize = 4;
+/// Windows of time whose trend is judged.
+pub(crate) const WINDOWS_MIN: usize = 4;
 /// Memory is flat when it grows by less than this share…
 pub(crate) const GROWTH_MAX: f64 = 0.1;
 /// …or by less than this: an allocator's steps.
@@ -98,11 +97,18 @@ pub(crate) struct Memory {
     pub(crate) max_mb: f64,
     /// The configured budget and [`OVERHEAD_MB`].
     pub(crate) bound_mb: f64,
-    /// Within the lives that were long enough: what a line through the part that is judged says of the
-    /// whole life. The one that grew most.
-    pub(crate) worst_life: Option<Growth>,
-    /// What a line through the means of the lives says of the whole run.
+    /// What the slopes within lives, of all lives together, come to over the longest of them.
+    pub(crate) within_lives: Option<Growth>,
+    /// What the slopes between windows of different lives come to over the whole run.
     pub(crate) over_lives: Option<Growth>,
+}
+
+/// The memory of some time: as long as a topic of the load lives, since what its deletion gives back
+/// and what its records take is the same in each.
+struct Window {
+    life: usize,
+    middle_s: f64,
+    median_mb: f64,
 }
 
 /// How memory grew over a time.
@@ -114,16 +120,20 @@ pub(crate) struct Growth {
 }
 
 impl Growth {
-    /// The growth over `over_s` of a line through points of time and MB. Its slope is the median of
-    /// those between any two points: memory that a deleted topic gave back for a moment is no trend.
-    fn of(points: &[(f64, f64)], over_s: f64) -> Option<Self> {
-        let mean_mb =
-            points.iter().map(|point| point.1).sum::<f64>() / as_f64(u64::try_from(points.len()).ok()?);
-        let slopes = points.iter().enumerate().flat_map(|(at, (s, mb))| {
-            let later = points[at + 1..].iter().filter(move |(later_s, _)| later_s > s);
-            later.map(move |(later_s, later_mb)| (later_mb - mb) / (later_s - s))
+    /// The growth over `over_s` by the median of the slopes between pairs of windows, which a window
+    /// that is unlike the others does not move.
+    fn of(windows: &[Window], over_s: f64, is_pair: impl Fn(&Window, &Window) -> bool) -> Option<Self> {
+        if windows.len() < WINDOWS_MIN {
+            return None;
+        }
+        let is_pair = &is_pair;
+        let slopes = windows.iter().enumerate().flat_map(|(at, one)| {
+            let later = windows[at + 1..].iter().filter(move |other| is_pair(one, other));
+            later.map(move |other| (other.median_mb - one.median_mb) / (other.middle_s - one.middle_s))
         });
         let slope = Spread::of(slopes)?.median;
+        let mean_mb = windows.iter().map(|window| window.median_mb).sum::<f64>()
+            / as_f64(u64::try_from(windows.len()).ok()?);
         Some(Self { mean_mb, by_mb: slope * over_s, over_s })
     }
 
@@ -133,37 +143,21 @@ impl Growth {
 }
 
 impl Memory {
-    /// Caches are full so long after a start.
-    pub(crate) fn of(samples: &[Sample], bound_mb: f64, full_after_s: f64) -> Self {
+    /// Caches are full so long after a start, and a topic of the load lives for `period_s`.
+    pub(crate) fn of(samples: &[Sample], bound_mb: f64, full_after_s: f64, period_s: f64) -> Self {
         let (Some(first), Some(last)) = (samples.first(), samples.last()) else {
             return Self { bound_mb, ..Self::default() };
         };
-        let mut means = Vec::new();
-        let mut worst_life: Option<Growth> = None;
-        for life in samples.chunk_by(|a, b| a.life == b.life) {
-            let (began_s, ended_s) = (life[0].at_s, life[life.len() - 1].at_s);
-            let length_s = ended_s - began_s;
-            let from_s = began_s + full_after_s.max(length_s / 2.0);
-            let judged = life.iter().filter(|sample| sample.at_s >= from_s);
-            let judged: Vec<(f64, f64)> = judged.map(|sample| (sample.at_s, sample.resident_mb)).collect();
-            let is_enough = ended_s - from_s >= JUDGED_MIN_S;
-            let Some(growth) = Growth::of(&judged, length_s).filter(|_| is_enough) else {
-                continue;
-            };
-            means.push((from_s, growth.mean_mb));
-            if worst_life.is_none_or(|worst| growth.by_mb > worst.by_mb) {
-                worst_life = Some(growth);
-            }
-        }
-        let over_s = last.at_s - first.at_s;
-        let over_lives = (means.len() >= LIVES_MIN).then(|| Growth::of(&means, over_s)).flatten();
+        let lives = || samples.chunk_by(|a, b| a.life == b.life);
+        let windows: Vec<Window> = lives().flat_map(|life| windows(life, full_after_s, period_s)).collect();
+        let longest_s = lives().map(|life| life[life.len() - 1].at_s - life[0].at_s).fold(0.0, f64::max);
         Self {
             first_mb: first.resident_mb,
             last_mb: last.resident_mb,
             max_mb: samples.iter().map(|sample| sample.resident_mb).fold(0.0, f64::max),
             bound_mb,
-            worst_life,
-            over_lives,
+            within_lives: Growth::of(&windows, longest_s, |one, other| one.life == other.life),
+            over_lives: Growth::of(&windows, last.at_s - first.at_s, |one, other| one.life != other.life),
         }
     }
 
@@ -173,13 +167,30 @@ impl Memory {
         if self.max_mb > self.bound_mb {
             complaints.push(format!("memory reached {:.0} MB, above {:.0} MB", self.max_mb, self.bound_mb));
         }
-        for (what, growth) in [("within a life", self.worst_life), ("from life to life", self.over_lives)] {
+        for (what, growth) in [("within lives", self.within_lives), ("from life to life", self.over_lives)] {
             if let Some(growth) = growth.filter(|growth| !growth.is_flat()) {
                 complaints.push(format!("memory is not flat {what}: {}", growth.words()));
             }
         }
         complaints
     }
+}
+
+/// The whole windows of a life.
+fn windows(life: &[Sample], full_after_s: f64, period_s: f64) -> Vec<Window> {
+    let (from_s, ended_s) = (life[0].at_s + full_after_s, life[life.len() - 1].at_s);
+    let mut windows = Vec::new();
+    let mut begins_s = from_s;
+    while begins_s + period_s <= ended_s {
+        let ends_s = begins_s + period_s;
+        let within = life.iter().filter(|sample| (begins_s..ends_s).contains(&sample.at_s));
+        if let Some(spread) = Spread::of(within.map(|sample| sample.resident_mb)) {
+            let middle_s = begins_s + period_s / 2.0;
+            windows.push(Window { life: life[0].life, middle_s, median_mb: spread.median });
+        }
+        begins_s = ends_s;
+    }
+    windows
 }
 
 impl Growth {
@@ -208,43 +219,57 @@ mod tests {
             .collect()
     }
 
+    fn memory(samples: &[Sample], bound_mb: f64, full_after_s: f64) -> Memory {
+        Memory::of(samples, bound_mb, full_after_s, 15.0)
+    }
+
     #[test]
     fn buffers_that_fill_at_the_start_are_no_growth() {
-        let memory = Memory::of(&samples(5, |_, s| 50.0 + s.min(45.0)), 200.0, 10.0);
+        let memory = memory(&samples(5, |_, s| 50.0 + s.min(45.0)), 200.0, 45.0);
         assert_eq!(memory.complaints(), Vec::<String>::new());
         assert_eq!((memory.first_mb, memory.max_mb), (50.0, 95.0));
-        assert!(memory.over_lives.is_some());
+        assert!(memory.within_lives.is_some() && memory.over_lives.is_some());
     }
 
     #[test]
     fn what_a_deletion_gives_back_for_a_moment_is_no_growth() {
         let dip = |_, s: f64| if (50.0..55.0).contains(&s) { 50.0 } else { 200.0 + s % 10.0 };
-        assert_eq!(Memory::of(&samples(5, dip), 300.0, 10.0).complaints(), Vec::<String>::new());
+        assert_eq!(memory(&samples(5, dip), 300.0, 10.0).complaints(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_each_topic_takes_anew_is_no_growth_wherever_a_life_ends() {
+        // Most of a life's samples can be of one half of a saw's tooth.
+        let saw = |life: usize, s: f64| 100.0 + 80.0 * ((s + 7.0 * as_f64(u64::try_from(life).unwrap_or_default())) % 15.0) / 15.0;
+        let flat = memory(&samples(12, saw), 300.0, 10.0);
+        assert_eq!(flat.complaints(), Vec::<String>::new());
+        let grows = |life, s: f64| saw(life, s) + 0.3 * s;
+        assert!(!memory(&samples(12, grows), 300.0, 10.0).complaints().is_empty());
     }
 
     #[test]
     fn what_goes_on_growing_is_found_within_a_life_and_over_lives() {
-        let within = Memory::of(&samples(1, |_, s| 50.0 + s * 0.2), 200.0, 10.0);
-        assert!(within.complaints()[0].contains("within a life: +19.0 MB"), "{:?}", within.complaints());
+        let within = memory(&samples(1, |_, s| 50.0 + s * 0.2), 200.0, 10.0);
+        assert!(within.complaints()[0].contains("within lives: +19.0 MB"), "{:?}", within.complaints());
         let steps = |life: usize, _| 50.0 + 5.0 * as_f64(u64::try_from(life).unwrap_or_default());
-        let over = Memory::of(&samples(6, steps), 200.0, 10.0);
+        let over = memory(&samples(6, steps), 200.0, 10.0);
         assert!(over.complaints()[0].contains("from life to life"), "{:?}", over.complaints());
-        let above = Memory::of(&samples(1, |_, _| 201.0), 200.0, 10.0);
+        let above = memory(&samples(1, |_, _| 201.0), 200.0, 10.0);
         assert_eq!(above.complaints(), ["memory reached 201 MB, above 200 MB"]);
     }
 
     #[test]
     fn a_cache_that_is_still_filling_is_no_growth() {
         let filling = samples(1, |_, s| 50.0 + s);
-        assert_eq!(Memory::of(&filling, 200.0, 90.0).complaints(), Vec::<String>::new());
-        assert_eq!(Memory::of(&filling, 200.0, 60.0).complaints().len(), 1);
+        assert_eq!(memory(&filling, 200.0, 90.0).complaints(), Vec::<String>::new());
+        assert_eq!(memory(&filling, 200.0, 30.0).complaints().len(), 1);
     }
 
     #[test]
     fn short_lives_are_not_judged() {
         let mut samples = samples(1, |_, s| s * 10.0);
         samples.truncate(10);
-        assert_eq!(Memory::of(&samples, 1e6, 0.0).complaints(), Vec::<String>::new());
+        assert_eq!(memory(&samples, 1e6, 0.0).complaints(), Vec::<String>::new());
     }
 
     #[test]
