@@ -1,12 +1,9 @@
-//! What the operating system counts for this process, and what it may use. Read from `/proc`, which
-//! is memory of the kernel's: some 50 µs, without I/O. In the simulator there is nothing to tell.
+//! What the operating system counts for this process. Read from `/proc`, which is memory of the
+//! kernel's: some 50 µs, without I/O. In the simulator there is nothing to tell.
 
-use std::ffi::c_long;
 use std::fs;
 use std::io;
-use std::time::Duration;
 
-use libmimalloc_sys::{mi_option_set_default, mi_option_t};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::ctx::{Current, current_or_none};
@@ -14,9 +11,6 @@ use crate::ctx::{Current, current_or_none};
 /// Units of CPU time and of start times in `/proc`, a second: Linux fixes it for all architectures
 /// in use, whatever its timer does.
 const TICKS_PER_SECOND: f64 = 100.0;
-
-/// `mi_option_purge_delay` of mimalloc 2, which its crate has no name for.
-const PURGE_DELAY: mi_option_t = 15;
 
 /// This process's use of the machine at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,16 +62,6 @@ pub fn raise_open_files() -> io::Result<u64> {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
     Ok(hard)
-}
-
-/// How long mimalloc keeps memory that nobody uses before it gives it back to the operating system
-/// (to a millisecond), unless `MIMALLOC_PURGE_DELAY` says so already. To be called before there is a
-/// second thread; without an effect in a process that has another allocator.
-pub fn keep_freed_memory(delay: Duration) {
-    let milliseconds = c_long::try_from(delay.as_millis()).unwrap_or(c_long::MAX);
-    // SAFETY: writes one field of mimalloc's own table, which it checks the index against. No other
-    // thread reads it meanwhile, as said above; if one did, it would see the old value or the new.
-    unsafe { mi_option_set_default(PURGE_DELAY, milliseconds) };
 }
 
 /// CPU seconds, and seconds from the boot to the start.
@@ -142,16 +126,6 @@ mod tests {
         assert_eq!(after.started_unix_s, before.started_unix_s);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         assert!(after.started_unix_s <= now.as_secs_f64() + 1.0, "{after:?}");
-    }
-
-    #[test]
-    fn freed_memory_is_kept_for_as_long_as_said() {
-        // SAFETY: no other test reads or writes the options.
-        let kept_ms = || unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
-        // What mimalloc 2 has by default: with another one the option may be another, too.
-        assert_eq!(kept_ms(), 10);
-        keep_freed_memory(Duration::from_millis(70));
-        assert_eq!(kept_ms(), 70);
     }
 
     #[test]

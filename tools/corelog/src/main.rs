@@ -16,7 +16,6 @@ mod out;
 mod revision;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -27,13 +26,7 @@ use config::{Config, Environment, Overrides};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A shard's buffers are free for some milliseconds between two uses: given back meanwhile, each use
-/// faults them in again, a tenth of a loaded core. Ten times as long as by default, which keeps some
-/// 20 MB more; a second would keep what a decompression bomb took, too (ADR 5).
-const FREED_MEMORY_KEPT: Duration = Duration::from_millis(100);
-
 fn main() -> ExitCode {
-    corelog_runtime::process::keep_freed_memory(FREED_MEMORY_KEPT);
     let cli = Cli::parse();
     let format = cli.output;
     match run(cli) {
