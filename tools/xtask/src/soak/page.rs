@@ -246,18 +246,18 @@ fn method() -> String {
          - Readers begin at offsets and times at random: offsets without a gap, ends that never go back, and at an \
          offset always the same record, before a kill and after it.\n\
          - Each topic that comes and goes is read in whole: every record once, keys in one partition and in order.\n\
-         - Memory is flat when a line through the second half of each life, and a line through the means of {} such \
-         halves or more, grow by less than {:.0}% or {:.0} MB over the life and over the run. A half begins later when \
-         the node had not yet been given {:.0} times its budget, and counts when {:.0} s are left of it. The budget is \
+         - Memory is flat when it grows by less than {:.0}% or {:.0} MB: within lives, over the longest of them, and \
+         over the run. A life is cut into windows as long as a topic of the load lives, from when the node has been \
+         given {:.0} times its budget; of each the median counts. The growth is by the median of the slopes between \
+         all pairs of windows of a life, and of different lives; {} windows at least. The budget is \
          what the node's configuration allows: tail cache, requests, responses, half of the journal, its queue, for \
          each shard. The bound is that and {:.0} MB for what no budget names.\n\
          - Every line of the node's log that is a warning, an error, or of no level is in a table of reasons, or the \
          soak has failed.",
-        watch::LIVES_MIN,
         watch::GROWTH_MAX * 100.0,
         watch::GROWTH_FINE_MB,
         watch::FILLS,
-        watch::JUDGED_MIN_S,
+        watch::WINDOWS_MIN,
         watch::OVERHEAD_MB,
     )
 }

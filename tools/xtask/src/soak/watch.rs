@@ -240,7 +240,9 @@ mod tests {
     #[test]
     fn what_each_topic_takes_anew_is_no_growth_wherever_a_life_ends() {
         // Most of a life's samples can be of one half of a saw's tooth.
-        let saw = |life: usize, s: f64| 100.0 + 80.0 * ((s + 7.0 * as_f64(u64::try_from(life).unwrap_or_default())) % 15.0) / 15.0;
+        let saw = |life: usize, s: f64| {
+            100.0 + 80.0 * ((s + 7.0 * as_f64(u64::try_from(life).unwrap_or_default())) % 15.0) / 15.0
+        };
         let flat = memory(&samples(12, saw), 300.0, 10.0);
         assert_eq!(flat.complaints(), Vec::<String>::new());
         let grows = |life, s: f64| saw(life, s) + 0.3 * s;
