@@ -6,6 +6,7 @@
 //! | [`load`] | the run itself: arrivals, records, producers, consumers, verification |
 //! | [`result`] | what a run leaves behind: the report, histogram logs, percentile files |
 //! | [`hist`] | histograms from files: percentiles, drawings in a terminal, a page |
+//! | [`groups`] | many consumer groups that commit, and their offsets after a crash |
 //! | [`suite`] | several runs against one broker, and their report |
 //! | [`node`] | a node as a child process |
 //! | [`cores`] | which cores the node and the generator get |
@@ -17,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 pub mod cores;
+pub mod groups;
 pub mod hist;
 pub mod journal;
 pub mod load;

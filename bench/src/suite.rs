@@ -133,7 +133,7 @@ fn write(report: &Report, out: &Path) -> Result<PathBuf> {
 }
 
 /// The thread that watches shares the generator's cores, not the broker's.
-fn pin_this_thread(cores: &[usize]) -> Result<()> {
+pub(crate) fn pin_this_thread(cores: &[usize]) -> Result<()> {
     let mut set = nix::sched::CpuSet::new();
     for core in cores {
         set.set(*core).with_context(|| format!("core {core}"))?;

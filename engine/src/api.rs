@@ -52,8 +52,9 @@ pub struct ProduceError {
     pub code: ErrorCode,
     /// What was wrong, for the client's log.
     pub message: String,
-    /// The offending record's index in the batch, where one record is to blame.
-    pub record_index: Option<i32>,
+    /// The offending records' indexes in the batch, where records are to blame; the message is about
+    /// the first one.
+    pub record_indexes: Vec<i32>,
 }
 
 /// One partition in a fetch.
@@ -142,6 +143,9 @@ pub enum PartitionError {
     /// A stored batch failed its check: it is not served.
     #[error("a stored batch is corrupt: {0}")]
     Corrupt(String),
+    /// Retention or a truncation took away what was being read, again and again; try again later.
+    #[error("the log changed while it was read")]
+    Changed,
     /// The partition is offline after an I/O error or corruption.
     #[error("the partition's storage is offline: {0}")]
     Offline(String),
@@ -163,7 +167,7 @@ impl PartitionError {
             Self::UnknownLeaderEpoch => ErrorCode::UnknownLeaderEpoch,
             Self::Corrupt(_) => ErrorCode::CorruptMessage,
             Self::Offline(_) | Self::DiskFull => ErrorCode::KafkaStorageError,
-            Self::Stopping => ErrorCode::NotLeaderOrFollower,
+            Self::Changed | Self::Stopping => ErrorCode::NotLeaderOrFollower,
         }
     }
 }
@@ -182,6 +186,15 @@ pub enum OffsetQuery {
     MaxTimestamp,
     /// The first record at or after this time (Unix ms).
     AtTimestamp(i64),
+}
+
+/// Where a log is to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrimTo {
+    /// At this offset.
+    Offset(Offset),
+    /// At the high watermark, wherever that is: without a record.
+    HighWatermark,
 }
 
 /// The answer to an [`OffsetQuery`]; offset −1 and timestamp −1 when there is no such record.
@@ -274,6 +287,54 @@ impl TopicError {
             Self::Unavailable(_) => ErrorCode::CoordinatorNotAvailable,
         }
     }
+}
+
+/// Whose configs are altered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigResource {
+    /// A topic's, by name.
+    Topic(String),
+    /// Of all nodes.
+    AllNodes,
+    /// One node's.
+    Node(NodeId),
+}
+
+/// What becomes of one config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigOp {
+    /// It is set.
+    Set(String),
+    /// It is not set any more.
+    Delete,
+    /// Items are added to a list.
+    Append(String),
+    /// Items are taken out of a list.
+    Subtract(String),
+}
+
+/// A change of one resource's configs, made as a whole or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlterConfigs {
+    /// Whose.
+    pub resource: ConfigResource,
+    /// What is not named is not set any more.
+    pub replace: bool,
+    /// By name; each name once.
+    pub ops: Vec<(String, ConfigOp)>,
+}
+
+/// A producer that a partition remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActiveProducer {
+    /// Its id.
+    pub producer_id: i64,
+    /// Its newest epoch.
+    pub epoch: i16,
+    /// The sequence of its last record.
+    pub last_sequence: i32,
+    /// When it wrote last (Unix ms).
+    pub last_write_ms: i64,
 }
 
 /// A topic named by either of its names.

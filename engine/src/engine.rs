@@ -3,8 +3,11 @@
 //! Splits a request by owning shard, sends the pieces over the mesh and joins the answers. Holds no
 //! data of its own but the metadata's picture; never touches a journal or a segment.
 
+mod admin;
 mod boot;
+mod details;
 mod fetch;
+mod groups;
 mod serve;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -23,11 +26,13 @@ use futures_util::future::{Either, LocalBoxFuture, join_all};
 use tokio::sync::oneshot;
 
 pub use self::boot::{BootError, EngineOptions};
+pub use self::details::{Lag, NodeDetails};
+pub use self::groups::OFFSETS_TOPIC;
 use crate::api::{
     Acks, EpochEnd, FoundOffset, NewTopic, PartitionError, ProduceOutcome, ProducePart, TopicError, TopicRef,
 };
 use crate::level::Level;
-use crate::messages::{Change, EpochPart, OffsetPart, ShardReply, ShardRequest};
+use crate::messages::{Change, EpochPart, OffsetPart, ShardReply, ShardRequest, TrimPart};
 use crate::meta::Meta;
 use crate::meta::image::{MetaImage, TopicMeta};
 use crate::partition::refusal;
@@ -84,9 +89,9 @@ impl Engine {
         self.inner.options.shard.node
     }
 
-    /// What topic configs default to on this node.
-    pub fn defaults(&self) -> &NodeDefaults {
-        &self.inner.options.defaults
+    /// What topic configs default to on this node now.
+    pub fn defaults(&self) -> Rc<NodeDefaults> {
+        self.local().defaults()
     }
 
     /// The metadata as this shard knows it.
@@ -101,7 +106,7 @@ impl Engine {
 
     /// A topic's effective configuration.
     pub fn topic_config(&self, topic: &TopicMeta) -> TopicConfig {
-        TopicConfig::effective(&topic.configs, self.defaults())
+        TopicConfig::effective(&topic.configs, &self.defaults())
     }
 
     /// This shard itself, for tests and tools that look inside.
@@ -280,20 +285,32 @@ impl Engine {
         self.cut(target, Change::Truncate(target, end)).await
     }
 
-    /// Forgets records below `start`; returns the new log start.
-    ///
-    /// # Errors
-    /// See [`PartitionError`].
-    pub async fn trim(&self, target: TopicPartition, start: Offset) -> Result<Offset, PartitionError> {
-        self.cut(target, Change::Trim(target, start)).await
-    }
-
     async fn cut(&self, target: TopicPartition, change: Change) -> Result<Offset, PartitionError> {
         let owner = self.owner(&target).ok_or(PartitionError::UnknownPartition)?;
         match self.inner.mesh.call(owner, ShardRequest::Change(change)).await {
             Ok(ShardReply::Cut(result)) => result,
             Ok(_) | Err(_) => Err(PartitionError::Stopping),
         }
+    }
+
+    /// Forgets the oldest records of partitions; one answer per part: where its log starts now. That
+    /// is durable, and never below what was asked for.
+    pub async fn trim(&self, parts: Vec<TrimPart>) -> Vec<Result<Offset, PartitionError>> {
+        let ask = |owner, parts| {
+            if owner == self.shard() {
+                let shard = Rc::clone(self.local());
+                return async move { serve::trim(&shard, parts).await }.boxed_local();
+            }
+            let call = self.inner.mesh.call(owner, ShardRequest::Trim(parts));
+            async move {
+                match call.await {
+                    Ok(ShardReply::Trimmed(starts)) => starts,
+                    Ok(_) | Err(_) => Vec::new(),
+                }
+            }
+            .boxed_local()
+        };
+        self.scatter(parts, |part| part.0, ask, || Err(PartitionError::UnknownPartition)).await
     }
 
     /// This shard's numbers.

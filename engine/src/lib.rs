@@ -7,12 +7,14 @@
 
 pub mod api;
 pub mod engine;
+pub mod group;
 pub mod journal;
 pub mod level;
 pub mod log;
 pub mod messages;
 pub mod meta;
 pub mod metric;
+pub mod node_config;
 pub mod node_dir;
 pub mod partition;
 pub mod planted;

@@ -15,8 +15,9 @@ use corelog_runtime::fs;
 
 use crate::types::TopicPartition;
 
-/// The newest format that this program writes and reads.
-pub const FORMAT_VERSION: u32 = 2;
+/// The format that this program writes. It also reads the one before, and makes it this one: an older
+/// program would not understand what is written from then on.
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Holds the format, see [`format_version`].
 pub const FORMAT_FILE: &str = "format";
@@ -86,7 +87,7 @@ pub fn topic_dir(data_dir: &Path, target: &TopicPartition) -> PathBuf {
 /// # Errors
 /// See [`NodeDirError`]. Nothing is changed in a directory that is not ours or newer.
 pub async fn prepare(data_dir: &Path, shards: usize) -> Result<JournalPlan, NodeDirError> {
-    check_format(data_dir).await?;
+    let format = check_format(data_dir).await?;
     let Layout { journals: layout, is_checked } = read_layout(data_dir).await?;
     if is_checked {
         remove_unlisted_journals(data_dir, &layout).await?;
@@ -109,6 +110,10 @@ pub async fn prepare(data_dir: &Path, shards: usize) -> Result<JournalPlan, Node
     fs::sync_dir(&journals).await.map_err(io_at(&journals))?;
     if plan.drain.is_empty() {
         write_layout(data_dir, &plan.journals).await?;
+    }
+    if format < FORMAT_VERSION {
+        tracing::info!(from = format, to = FORMAT_VERSION, "the data directory's format is renewed");
+        write_format(data_dir).await?;
     }
     Ok(plan)
 }
@@ -203,7 +208,15 @@ pub fn format_version(content: &[u8]) -> Option<u32> {
     std::str::from_utf8(content).ok()?.trim().strip_prefix("corelog ")?.parse().ok()
 }
 
-async fn check_format(data_dir: &Path) -> Result<(), NodeDirError> {
+/// Makes the directory one of this program's format.
+async fn write_format(data_dir: &Path) -> Result<(), NodeDirError> {
+    let path = data_dir.join(FORMAT_FILE);
+    let text = format!("corelog {FORMAT_VERSION}\n");
+    fs::write_small_atomic(&path, text.as_bytes()).await.map_err(io_at(&path))
+}
+
+/// Returns the format that was found.
+async fn check_format(data_dir: &Path) -> Result<u32, NodeDirError> {
     let path = data_dir.join(FORMAT_FILE);
     for dir in [data_dir.join("journal"), data_dir.join("topics")] {
         fs::create_dir_all(&dir).await.map_err(io_at(&dir))?;
@@ -214,15 +227,15 @@ async fn check_format(data_dir: &Path) -> Result<(), NodeDirError> {
         fs::sync_dir(dir).await.map_err(io_at(dir))?;
     }
     if !fs::exists(&path).await.map_err(io_at(&path))? {
-        let text = format!("corelog {FORMAT_VERSION}\n");
-        return fs::write_small_atomic(&path, text.as_bytes()).await.map_err(io_at(&path));
+        write_format(data_dir).await?;
+        return Ok(FORMAT_VERSION);
     }
     let bytes = fs::read_small(&path).await.map_err(io_at(&path))?;
     match format_version(&bytes) {
         Some(found) if found > FORMAT_VERSION => {
             Err(NodeDirError::NewerFormat { path: data_dir.to_owned(), found })
         }
-        Some(_) => Ok(()),
+        Some(found) => Ok(found),
         None => Err(NodeDirError::NotOurs { path, reason: "no version in it".to_owned() }),
     }
 }

@@ -20,6 +20,8 @@ pub enum Planted {
     ProducerStateLost,
     /// Replay skips truncate-to, log-start and delete-partition entries.
     TruncationNotReplayed,
+    /// Retention removes segments before the log start and the position behind them are synced.
+    DeleteBelowBeforeCheckpoint,
 }
 
 /// Which mistake, if any, this engine makes on purpose.

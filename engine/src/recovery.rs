@@ -187,6 +187,8 @@ impl Replay {
         let state = &mut partition.state;
         partition.tail.retain(|batch| batch.base < end);
         state.log_end = state.log_end.min(end);
+        // What is appended instead was not mapped.
+        state.cleaned_to = state.cleaned_to.min(end);
         state.epochs.truncate_to(end);
         state.producers.truncate_to(end);
         if partition.anchored && state.position.reaches_beyond(end) {
@@ -204,6 +206,7 @@ impl Replay {
             return;
         }
         partition.state.log_start = partition.state.log_start.max(start);
+        partition.state.epochs.start_at(partition.state.log_start);
     }
 }
 
@@ -433,6 +436,8 @@ mod tests {
             carry_bytes_max: 1 << 10,
             journal_queue_bytes_max: 1 << 20,
             open_files_max: 8,
+            groups: crate::group::GroupConfig::default(),
+            retention_check_interval: std::time::Duration::from_secs(300),
             planted: PlantedBug::NONE,
         }
     }
@@ -519,6 +524,16 @@ mod tests {
         assert!(partition.fault.is_some());
         assert_eq!(partition.tail.len(), 1);
         adopt(recovered);
+    }
+
+    #[test]
+    fn what_is_cut_off_is_not_clean_any_more() {
+        let known = PartitionState { cleaned_to: Offset(9), ..state(10, 10) };
+        let checkpoint = entry(EntryKind::Checkpoint, 0, stored(&known, &[]));
+        for (cut, cleaned_to) in [(10, 9), (9, 9), (4, 4)] {
+            let recovered = replay(&[checkpoint.clone(), entry(EntryKind::TruncateTo, cut, Bytes::new())]);
+            assert_eq!(recovered.partitions[&target()].state.cleaned_to, Offset(cleaned_to), "{cut}");
+        }
     }
 
     #[test]

@@ -3,13 +3,18 @@
 //! Requests come down from [`crate::engine`], on this shard or over the mesh; nothing here calls
 //! upward. A produce is appended synchronously, in the order of calls; it is answered when the
 //! journal's progress passes its entry ([`acks`]). Segments are written behind ([`flush`]), and the
-//! oldest journal file is made superfluous when it is wanted back ([`reclaim`]).
+//! oldest journal file is made superfluous when it is wanted back ([`reclaim`]). What is too old or
+//! too much goes a segment at a time ([`retain`]).
 
 mod acks;
+mod describe;
+mod details;
 mod fetch;
 mod flush;
+mod groups;
 mod produce;
 mod reclaim;
+mod retain;
 mod stages;
 pub mod start;
 mod stats;
@@ -19,6 +24,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use corelog_protocol::batch::Scratch;
@@ -27,11 +33,16 @@ use corelog_runtime::task::{self, Class};
 use tokio::sync::Notify;
 
 use self::acks::AckQueue;
+pub use self::details::{DetailsWanted, PartitionDetails, ShardDetails};
 pub use self::fetch::Watch;
+use self::groups::Coordinators;
+use self::retain::Retention;
+pub use self::retain::{RemovedStats, RetentionStats};
 use self::stages::Stages;
 pub use self::stages::{ProducedStats, ReadStats, StageStats};
-pub use self::stats::{MemoryUse, ShardStats};
+pub use self::stats::{GroupStats, MemoryUse, ShardStats};
 use crate::api::PartitionError;
+use crate::group::GroupConfig;
 use crate::journal::{Entry, EntryKind, Journal, JournalError};
 use crate::log::{FileCache, FileCacheOptions};
 use crate::meta::Meta;
@@ -61,6 +72,10 @@ pub struct ShardOptions {
     pub journal_queue_bytes_max: usize,
     /// Segment files held open.
     pub open_files_max: usize,
+    /// How groups are coordinated.
+    pub groups: GroupConfig,
+    /// How often it is looked for segments that are too old or too much.
+    pub retention_check_interval: Duration,
     /// The bug that a crash test wants this shard to have.
     pub planted: PlantedBug,
 }
@@ -83,6 +98,7 @@ pub struct Shard {
     /// Partitions that no topic claims: kept, never served, reported.
     strays: RefCell<BTreeMap<TopicPartition, PartitionCell>>,
     acks: AckQueue,
+    coordinators: Coordinators,
     parked: RefCell<VecDeque<produce::Parked>>,
     scratch: RefCell<Scratch>,
     stages: Stages,
@@ -100,6 +116,7 @@ pub struct Shard {
     relief_wanted: Notify,
     /// A partition's right to flush was given back, or a flush ended.
     flush_ended: Notify,
+    retention: Retention,
     next_watch: Cell<u64>,
     /// Lines about segments that cannot be read.
     read_errors: RateLimit,
@@ -109,7 +126,8 @@ pub struct Shard {
     deletions: RefCell<BTreeMap<TopicPartition, Lsn>>,
     /// Set when the journal lost acknowledged entries and cannot tell of which partitions.
     lost: RefCell<Option<String>>,
-    defaults: NodeDefaults,
+    /// What topic configs default to now.
+    defaults: RefCell<Rc<NodeDefaults>>,
     fault: RefCell<Option<String>>,
     stopping: Cell<bool>,
 }
@@ -149,6 +167,7 @@ impl Shard {
             image: RefCell::default(),
             strays: RefCell::default(),
             acks: AckQueue::default(),
+            coordinators: Coordinators::default(),
             parked: RefCell::default(),
             scratch: RefCell::default(),
             stages: Stages::new(),
@@ -161,12 +180,13 @@ impl Shard {
             flush_wanted: Notify::new(),
             relief_wanted: Notify::new(),
             flush_ended: Notify::new(),
+            retention: Retention::default(),
             next_watch: Cell::new(0),
             read_errors: RateLimit::new(READ_ERRORS_PER_SECOND),
             meta: RefCell::default(),
             deletions: RefCell::default(),
             lost: RefCell::default(),
-            defaults,
+            defaults: RefCell::new(Rc::new(defaults)),
             fault: RefCell::default(),
             stopping: Cell::new(false),
         }
@@ -190,6 +210,11 @@ impl Shard {
     /// The metadata as this shard knows it.
     pub fn image(&self) -> Arc<MetaImage> {
         Arc::clone(&self.image.borrow())
+    }
+
+    /// What topic configs default to on this node now.
+    pub fn defaults(&self) -> Rc<NodeDefaults> {
+        Rc::clone(&self.defaults.borrow())
     }
 
     /// Why this shard serves nothing any more, if so.
@@ -234,10 +259,13 @@ impl Shard {
         task::spawn_in(Class::Background, Rc::clone(self).relief_worker());
     }
 
-    /// Starts giving journal files back. Not before metadata has taken over what the journal of
-    /// shard 0 holds of it: until then nobody says what is still needed.
-    pub(crate) fn spawn_reclaim(self: &Rc<Self>) {
+    /// Starts giving journal files back, and segments. Not before metadata has taken over what the
+    /// journal of shard 0 holds of it: until then nobody says what is still needed. Nor before the
+    /// new journals are the node's, where the number of shards changed: until then another start
+    /// would replay the old ones, with positions in segments that a trim in a new one removed.
+    pub(crate) fn spawn_removers(self: &Rc<Self>) {
         task::spawn_in(Class::Background, Rc::clone(self).reclaim_worker());
+        task::spawn_in(Class::Background, Rc::clone(self).retention_worker());
     }
 
     /// Turns the journal's progress into high watermarks and acknowledgements.
@@ -309,41 +337,6 @@ impl Shard {
             self.checkpoint_now(std::slice::from_ref(cell));
         }
         Ok(())
-    }
-
-    /// Moves the log start of `target` to `start`: older records are gone.
-    ///
-    /// # Errors
-    /// Unknown partition; a `start` beyond the high watermark; the journal's failure.
-    pub async fn trim(
-        self: &Rc<Self>,
-        target: TopicPartition,
-        start: Offset,
-    ) -> Result<Offset, PartitionError> {
-        let cell = self.serving(&target, None)?;
-        let (lsn, log, log_start) = {
-            let mut partition = cell.borrow_mut();
-            let (log_start_offset, high_watermark) = (partition.log_start(), partition.high_watermark());
-            if start > high_watermark || start < Offset(0) {
-                return Err(PartitionError::OffsetOutOfRange { log_start_offset, high_watermark });
-            }
-            let lsn = self.journal.append(entry(EntryKind::LogStart, target, start));
-            partition.set_log_start(start);
-            (lsn, Rc::clone(partition.log()), partition.log_start())
-        };
-        self.journal.wait_synced(lsn).await.map_err(|error| PartitionError::Offline(error.to_string()))?;
-        self.claim_flush(&cell).await;
-        // A checkpoint that names an older position could name a file that is about to go.
-        self.checkpoint_now(std::slice::from_ref(&cell));
-        let stored = self.wait_appended().await;
-        if let Err(error) = stored {
-            self.release_flush(&cell);
-            return Err(PartitionError::Offline(error.to_string()));
-        }
-        let deleted = log.delete_below(log_start).await;
-        self.release_flush(&cell);
-        deleted.map_err(|error| PartitionError::Offline(error.to_string()))?;
-        Ok(log_start)
     }
 
     /// Waits until everything appended so far is synced.

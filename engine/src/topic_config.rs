@@ -8,9 +8,12 @@
 
 use std::collections::BTreeMap;
 
+use corelog_protocol::batch::{Codec, Compression};
 use corelog_protocol::validate::{ProduceRules, TimestampRule};
 
-use crate::types::Durability;
+use crate::meta::image::NodeConfigs;
+use crate::node_config::DynamicDefaults;
+use crate::types::{Durability, NodeId};
 
 /// Stands for "no limit" in retention configs.
 const NO_LIMIT: i64 = -1;
@@ -28,6 +31,8 @@ pub struct NodeDefaults {
     pub segment_bytes: i32,
     /// Default of `segment.ms`.
     pub segment_ms: i64,
+    /// What was set at run time; it wins over the others.
+    pub dynamic: DynamicDefaults,
 }
 
 impl NodeDefaults {
@@ -40,6 +45,12 @@ impl NodeDefaults {
             ..kafka
         }
     }
+
+    /// The same, with what is set at run time.
+    #[must_use]
+    pub fn with_dynamic(&self, configs: &NodeConfigs, node: NodeId) -> Self {
+        Self { dynamic: DynamicDefaults::of(configs, node), ..self.clone() }
+    }
 }
 
 impl Default for NodeDefaults {
@@ -51,6 +62,7 @@ impl Default for NodeDefaults {
             max_message_bytes_ceiling: i32::MAX,
             segment_bytes: 1 << 30,
             segment_ms: 604_800_000,
+            dynamic: DynamicDefaults::default(),
         }
     }
 }
@@ -73,6 +85,17 @@ pub enum ConfigError {
         value: String,
         /// What is wrong with that.
         why: String,
+    },
+    /// No node config of that name.
+    #[error("Unknown config name: {0}")]
+    UnknownNodeConfig(String),
+    /// Only lists can be added to.
+    #[error("Can't {operation} to key {name} because its type is not LIST.")]
+    NoList {
+        /// The config.
+        name: String,
+        /// APPEND or SUBTRACT.
+        operation: &'static str,
     },
     /// The same config twice in one request.
     #[error("Config {0} is given more than once")]
@@ -201,39 +224,38 @@ static DESCRIPTORS: &[ConfigDescriptor] = &[
         NotYet,
         "What becomes of old segments: 'delete' removes them by time or size, 'compact' keeps the \
          latest record of each key, 'compact,delete' does both. Records without a key are refused \
-         when 'compact' is set; the cleaning itself does not run yet.",
+         when 'compact' is set; compacting itself does not run yet.",
     ),
     config(
         "compression.gzip.level",
         Range::GzipLevel,
         Fixed("-1"),
-        NotNeeded,
-        "The level when compression.type is gzip. Corelog stores batches as the producer \
-         compressed them.",
+        Enforced,
+        "The level when compression.type is gzip; -1 is the codec's own default.",
     ),
     config(
         "compression.lz4.level",
         Range::IntUpTo { min: 1, max: 17 },
         Fixed("9"),
         NotNeeded,
-        "The level when compression.type is lz4. Corelog stores batches as the producer compressed \
-         them.",
+        "The level when compression.type is lz4. Corelog's lz4 has one level.",
     ),
     config(
         "compression.type",
         Range::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]),
         Fixed("producer"),
-        NotYet,
-        "The codec in which the topic is kept. Batches are kept as the producer compressed them \
-         ('producer'); the other values are accepted and do not recompress yet.",
+        Enforced,
+        "The codec in which the topic is kept: as the producer compressed each batch ('producer'), \
+         or this one. Then a batch in another codec is compressed anew when it is appended, on the \
+         shard that has the partition: at 1 MiB a batch that is milliseconds for gzip and zstd, in \
+         which the shard does nothing else.",
     ),
     config(
         "compression.zstd.level",
         Range::IntUpTo { min: -131_072, max: 22 },
         Fixed("3"),
-        NotNeeded,
-        "The level when compression.type is zstd. Corelog stores batches as the producer \
-         compressed them.",
+        Enforced,
+        "The level when compression.type is zstd.",
     ),
     config(
         "corelog.durability",
@@ -354,17 +376,17 @@ static DESCRIPTORS: &[ConfigDescriptor] = &[
         "retention.bytes",
         Range::Long { min: NO_LIMIT },
         Fixed("-1"),
-        NotYet,
-        "Above which size of a partition old segments are deleted, -1 for no limit. Not enforced \
-         yet: nothing is deleted by size.",
+        Enforced,
+        "The oldest segments of a partition are deleted as long as at least this much is left, -1 \
+         for no limit. Where cleanup.policy has 'delete'.",
     ),
     config(
         "retention.ms",
         Range::Long { min: NO_LIMIT },
         Fixed("604800000"),
-        NotYet,
-        "After which time segments are deleted, -1 for never. Not enforced yet: nothing is deleted \
-         by age.",
+        Enforced,
+        "A segment is deleted when its newest record is older than this, -1 for never. Where \
+         cleanup.policy has 'delete'.",
     ),
     config(
         "segment.bytes",
@@ -384,16 +406,17 @@ static DESCRIPTORS: &[ConfigDescriptor] = &[
         "segment.jitter.ms",
         Range::Long { min: 0 },
         Fixed("0"),
-        NotYet,
-        "How much is taken off segment.ms at random, so that segments do not close together. Not \
-         enforced yet.",
+        Enforced,
+        "How much is taken off segment.ms at most, for each segment another part of it, so that \
+         segments do not close together.",
     ),
     config(
         "segment.ms",
         Range::Long { min: 1 },
         DefaultValue::SegmentMs,
         Enforced,
-        "At which age a segment is closed and the next one begun.",
+        "At which age a segment is closed and the next one begun: with the next records, or, where \
+         records are deleted by time or compacted, without them.",
     ),
     config(
         "unclean.leader.election.enable",
@@ -422,6 +445,14 @@ impl ConfigDescriptor {
 
     /// The value where the topic sets none.
     pub fn default_value(&self, defaults: &NodeDefaults) -> String {
+        match defaults.dynamic.get(self.name) {
+            Some(value) => value.clone(),
+            None => self.static_value(defaults),
+        }
+    }
+
+    /// The value where nothing was set at run time.
+    pub fn static_value(&self, defaults: &NodeDefaults) -> String {
         match self.default {
             Fixed(value) => value.to_owned(),
             DefaultValue::Durability => durability_name(defaults.durability).to_owned(),
@@ -433,13 +464,27 @@ impl ConfigDescriptor {
         }
     }
 
-    /// Whether the default is the node's own and not Kafka's.
-    fn default_is_the_nodes(&self, defaults: &NodeDefaults) -> bool {
-        self.default_value(defaults) != self.default_value(&NodeDefaults::default())
+    /// The value that is built in.
+    pub fn built_in_value(&self) -> String {
+        self.static_value(&NodeDefaults::default())
+    }
+
+    /// What the value is where the topic sets none, and what it would be if the first of these were
+    /// not set, and so on: at run time for this node or all nodes, in the node's file, built in.
+    pub fn defaults_in_order(&self, defaults: &NodeDefaults) -> Vec<(ConfigSource, String)> {
+        let dynamic = &defaults.dynamic;
+        let own = dynamic.node.get(self.name).map(|value| (ConfigSource::DynamicNode, value.clone()));
+        let all = dynamic.all.get(self.name).map(|value| (ConfigSource::DynamicNodes, value.clone()));
+        let (file, built_in) = (self.static_value(defaults), self.built_in_value());
+        let file = (file != built_in).then_some((ConfigSource::Node, file));
+        own.into_iter().chain(all).chain(file).chain([(ConfigSource::Default, built_in)]).collect()
     }
 
     /// Checks a value for this config.
-    fn check(&self, value: &str, defaults: &NodeDefaults) -> Result<(), ConfigError> {
+    ///
+    /// # Errors
+    /// Not of its type, or out of its range.
+    pub fn check(&self, value: &str, defaults: &NodeDefaults) -> Result<(), ConfigError> {
         let refuse = |why: String| ConfigError::InvalidValue {
             name: self.name.to_owned(),
             value: value.to_owned(),
@@ -498,7 +543,8 @@ fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-fn items(text: &str) -> impl Iterator<Item = &str> {
+/// The items of a list's value.
+pub(crate) fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
@@ -514,6 +560,10 @@ fn durability_name(durability: Durability) -> &'static str {
 pub enum ConfigSource {
     /// Set on the topic.
     Topic,
+    /// Set at run time for the node.
+    DynamicNode,
+    /// Set at run time for all nodes.
+    DynamicNodes,
     /// Set in the node's configuration.
     Node,
     /// Built in.
@@ -525,6 +575,8 @@ impl ConfigSource {
     pub fn code(self) -> i8 {
         match self {
             Self::Topic => 1,
+            Self::DynamicNode => 2,
+            Self::DynamicNodes => 3,
             Self::Node => 4,
             Self::Default => 5,
         }
@@ -536,10 +588,20 @@ impl ConfigSource {
 pub struct DescribedConfig {
     /// What it is.
     pub descriptor: &'static ConfigDescriptor,
+    /// Everything that sets it, what counts first; the last is built in.
+    pub in_order: Vec<(ConfigSource, String)>,
+}
+
+impl DescribedConfig {
     /// Its effective value.
-    pub value: String,
+    pub fn value(&self) -> &str {
+        self.in_order.first().map_or("", |(_, value)| value)
+    }
+
     /// Whose value that is.
-    pub source: ConfigSource,
+    pub fn source(&self) -> ConfigSource {
+        self.in_order.first().map_or(ConfigSource::Default, |(source, _)| *source)
+    }
 }
 
 /// Whose timestamp records carry.
@@ -565,8 +627,8 @@ pub struct Cleanup {
 pub struct TopicConfig {
     /// `cleanup.policy`.
     pub cleanup: Cleanup,
-    /// `compression.type`, a codec's name or `producer`.
-    pub compression_type: String,
+    /// `compression.type` with its level; nothing: as the producer did it.
+    pub compression: Option<Compression>,
     /// `corelog.durability`.
     pub durability: Durability,
     /// `delete.retention.ms`.
@@ -620,14 +682,26 @@ impl TopicConfig {
         for (name, value) in overrides {
             validate(name, value, defaults)?;
         }
-        let config = Self::read(overrides, defaults);
+        Self::check_together(overrides, defaults)?;
+        Ok(Self::read(overrides, defaults))
+    }
+
+    /// Checks what no config says by itself. What this node would refuse does not count.
+    ///
+    /// # Errors
+    /// Configs that contradict each other.
+    pub fn check_together(
+        overrides: &BTreeMap<String, String>,
+        defaults: &NodeDefaults,
+    ) -> Result<(), ConfigError> {
+        let config = Self::effective(overrides, defaults);
         if config.min_compaction_lag_ms > config.max_compaction_lag_ms {
             return Err(ConfigError::CompactionLags {
                 min: config.min_compaction_lag_ms,
                 max: config.max_compaction_lag_ms,
             });
         }
-        Ok(config)
+        Ok(())
     }
 
     /// The effective configs of a topic that exists. What this node would refuse today, since
@@ -668,19 +742,11 @@ impl TopicConfig {
     pub fn describe(overrides: &BTreeMap<String, String>, defaults: &NodeDefaults) -> Vec<DescribedConfig> {
         DESCRIPTORS
             .iter()
-            .map(|descriptor| match overrides.get(descriptor.name) {
-                Some(value) => {
-                    DescribedConfig { descriptor, value: value.clone(), source: ConfigSource::Topic }
-                }
-                None => DescribedConfig {
-                    descriptor,
-                    value: descriptor.default_value(defaults),
-                    source: if descriptor.default_is_the_nodes(defaults) {
-                        ConfigSource::Node
-                    } else {
-                        ConfigSource::Default
-                    },
-                },
+            .map(|descriptor| {
+                let own = overrides.get(descriptor.name).map(|value| (ConfigSource::Topic, value.clone()));
+                let in_order: Vec<_> =
+                    own.into_iter().chain(descriptor.defaults_in_order(defaults)).collect();
+                DescribedConfig { descriptor, in_order }
             })
             .collect()
     }
@@ -694,7 +760,7 @@ impl TopicConfig {
                 compact: items(&policy).any(|item| item == "compact"),
                 delete: items(&policy).any(|item| item == "delete"),
             },
-            compression_type: values.text("compression.type"),
+            compression: values.compression(),
             durability: match values.text("corelog.durability").as_str() {
                 "write" => Durability::Write,
                 _ => Durability::Fsync,
@@ -739,6 +805,20 @@ impl Values<'_> {
                 descriptor(name).expect("every name read here is in the table").default_value(self.defaults)
             }
         }
+    }
+
+    fn compression(&self) -> Option<Compression> {
+        let codec = match self.text("compression.type").as_str() {
+            "producer" => return None,
+            "uncompressed" => Codec::None,
+            name => Codec::from_name(name).expect("it was checked to be one of these"),
+        };
+        let level = match codec {
+            Codec::Gzip => Some(self.parsed("compression.gzip.level")).filter(|level| *level >= 0),
+            Codec::Zstd => Some(self.parsed("compression.zstd.level")),
+            Codec::None | Codec::Snappy | Codec::Lz4 => None,
+        };
+        Some(Compression { codec, level })
     }
 
     fn parsed<T: std::str::FromStr>(&self, name: &str) -> T {
@@ -825,7 +905,7 @@ mod tests {
         assert_eq!(config.message_timestamp_before_max_ms, i64::MAX);
         assert_eq!(config.message_timestamp_type, TimestampType::CreateTime);
         assert_eq!(config.min_insync_replicas, 1);
-        assert_eq!(config.compression_type, "producer");
+        assert_eq!(config.compression, None);
         assert_eq!(config.durability, Durability::Fsync);
     }
 
@@ -897,12 +977,9 @@ mod tests {
         let described = TopicConfig::describe(&set(&[("retention.ms", "5")]), &defaults);
         assert_eq!(described.len(), DESCRIPTORS.len());
         let of = |name: &str| described.iter().find(|one| one.descriptor.name == name).unwrap();
-        assert_eq!(
-            (of("retention.ms").source, of("retention.ms").value.as_str()),
-            (ConfigSource::Topic, "5")
-        );
-        assert_eq!(of("segment.bytes").source, ConfigSource::Node);
-        assert_eq!(of("segment.ms").source, ConfigSource::Default);
+        assert_eq!((of("retention.ms").source(), of("retention.ms").value()), (ConfigSource::Topic, "5"));
+        assert_eq!(of("segment.bytes").source(), ConfigSource::Node);
+        assert_eq!(of("segment.ms").source(), ConfigSource::Default);
         assert_eq!(of("segment.bytes").descriptor.config_type().code(), 3);
     }
 

@@ -17,6 +17,7 @@ use corelog_engine::engine::{Engine, EngineOptions};
 use corelog_engine::journal::dump::{self, Detail};
 use corelog_engine::log::verify::{SegmentScan, segments};
 use corelog_engine::messages::{ShardReply, ShardRequest};
+use corelog_engine::node_dir::{FORMAT_FILE, FORMAT_VERSION, format_version};
 use corelog_engine::planted::PlantedBug;
 use corelog_engine::types::{Offset, PartitionId, TopicPartition};
 use corelog_protocol::batch::{BatchBuilder, BatchIter, Scratch, crc_ok};
@@ -88,7 +89,8 @@ async fn write(engine: Engine) -> Acknowledged {
         let target = targets[number % 4];
         let mut value = format!("{target} {number}").into_bytes();
         value.resize(value.len() + usize::try_from(rand::below(9000)).unwrap(), b'.');
-        let batch = BatchBuilder::new().record(1, None, Some(&value)).build().unwrap();
+        let now_ms = time::unix_time_ms();
+        let batch = BatchBuilder::new().record(now_ms, None, Some(&value)).build().unwrap();
         let part = ProducePart { target, batch };
         let produced = engine.produce(Acks::All, vec![part]).await.pop().unwrap().unwrap();
         acknowledged.get_mut(&target).unwrap().insert(produced.base_offset.0, value);
@@ -231,6 +233,26 @@ fn a_damaged_node(seed: u64) -> (bool, usize) {
     let outcome = live(&sim, async move |engine: Engine| read(&engine, &acknowledged).await);
     println!("seed {seed}: {what:?}: {outcome:?}");
     (outcome.is_ok(), outcome.unwrap_or(0))
+}
+
+#[test]
+fn a_directory_of_the_format_before_becomes_one_of_this_format() {
+    let path = Path::new(DATA).join(FORMAT_FILE);
+    let sim = Sim::new(1, SimOptions { time_max: Duration::from_secs(3600), ..SimOptions::default() });
+    let acknowledged = live(&sim, write).unwrap();
+    let set_format = |version: u32| {
+        let (path, text) = (path.clone(), format!("corelog {version}\n"));
+        sim.run_on(NODE, async move { fs::write_small_atomic(&path, text.as_bytes()).await.unwrap() });
+    };
+    set_format(FORMAT_VERSION - 1);
+    let served = live(&sim, async move |engine: Engine| read(&engine, &acknowledged).await).unwrap();
+    assert!(served > 0);
+    let read_from = path.clone();
+    let format = sim.run_on(NODE, async move { fs::read_small(&read_from).await.unwrap() });
+    assert_eq!(format_version(&format), Some(FORMAT_VERSION));
+    set_format(FORMAT_VERSION + 1);
+    let refused = live(&sim, async |_: Engine| ()).unwrap_err();
+    assert!(refused.contains("newer corelog"), "{refused}");
 }
 
 #[test]

@@ -11,10 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use corelog_engine::log::verify::{self, Found, SegmentScan};
 use corelog_engine::log::{
-    FileCache, FileCacheOptions, LogError, Roll, SegmentLog, SegmentOptions, SegmentPosition,
+    FileCache, FileCacheOptions, LogError, RecordsRead, Roll, SegmentLog, SegmentOptions, SegmentPosition,
 };
 use corelog_engine::types::{LeaderEpoch, Offset, PartitionId, TopicId, TopicPartition};
-use corelog_protocol::batch::{BatchBuilder, BatchHeader};
+use corelog_protocol::batch::filter::{FilterRules, Filtered, filler, filter};
+use corelog_protocol::batch::{BatchBuilder, BatchHeader, BatchRef, Scratch};
 use corelog_runtime::sim::{FaultOn, Sim, SimOptions};
 use corelog_runtime::{fs, rand, task, time};
 use uuid::Uuid;
@@ -271,7 +272,7 @@ async fn step(world: &Shared, log: &SegmentLog) {
                     world.journal.truncations.clear();
                     world.journal.log_start = log_start;
                 }
-                log.delete_below(log_start).await.unwrap();
+                log.delete_below(log_start, at).await.unwrap();
                 let segments = log.segments().await.unwrap();
                 assert!(segments.iter().all(|segment| segment.end > log_start || segment.is_active));
             }
@@ -656,6 +657,138 @@ fn batches_larger_than_a_chunk_are_read_whole() {
 }
 
 #[test]
+fn a_closed_segments_batches_are_read_one_by_one() {
+    let world = new_world(SegmentOptions { segment_bytes: 600_000, ..SegmentOptions::default() });
+    corelog_runtime::sim::block_on(11, async move {
+        let log = open(&world);
+        for _ in 0..1_500 {
+            world.borrow_mut().model.append_random();
+        }
+        let batches = world.borrow().model.batches.clone();
+        log.flush(&batches, Roll::AsNeeded).await.unwrap();
+        let segments = log.segments().await.unwrap();
+        let mut found = Vec::new();
+        for segment in segments.iter().filter(|segment| !segment.is_active) {
+            let mut source = log.closed_batches(segment.base).await.unwrap();
+            while let Some(bytes) = source.next().await.unwrap() {
+                found.push(bytes);
+            }
+            assert_eq!(header(found.last().unwrap()).next_offset(), segment.end.0);
+        }
+        assert!(segments.len() > 3, "{segments:?}");
+        assert_eq!(found, batches[..found.len()]);
+        assert!(log.closed_batches(log.position().segment_base).await.is_err());
+        assert!(log.closed_batches(Offset(1)).await.is_err());
+
+        let mut source = log.closed_batches(Offset(0)).await.unwrap();
+        assert_eq!(source.next().await.unwrap().as_ref(), Some(&batches[0]));
+        log.truncate_to(Offset(header(&batches[1]).next_offset())).await.unwrap();
+        assert!(matches!(source.next().await, Err(LogError::Truncated)));
+    });
+}
+
+/// A batch with one record for each offset from `base` on.
+fn batch(base: i64, records: i64, epoch: i32, timestamp: i64) -> Bytes {
+    let mut builder = BatchBuilder::new().base_offset(base).leader_epoch(epoch).producer(7, 0, 0);
+    for _ in 0..records {
+        builder = builder.record(timestamp, Some(b"key"), Some(b"value"));
+    }
+    builder.build().unwrap().freeze()
+}
+
+/// The batch without its records, as compaction leaves it.
+fn emptied(batch: &Bytes) -> Bytes {
+    let rules = FilterRules { keeps_empty: true, horizon_ms: None, limit_bytes: 1 << 20 };
+    let batch = BatchRef::parse(batch).unwrap();
+    match filter(&batch, &rules, &mut Scratch::new(), |_, _| false).unwrap() {
+        Filtered::Emptied(bytes) => bytes,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn fillers_are_left_out_unless_there_is_nothing_else() {
+    let world = new_world(SegmentOptions::default());
+    corelog_runtime::sim::block_on(8, async move {
+        let log = open(&world);
+        // Two segments; what stands for removed batches also lies across the two.
+        let first = [batch(0, 5, 0, 1), filler(5, 100, 0), batch(100, 3, 0, 1), filler(103, 200, 0)];
+        let second = [filler(200, 300, 1), batch(300, 2, 1, 1), filler(302, 400, 1), filler(400, 450, 2)];
+        log.flush(&first, Roll::CloseAll).await.unwrap();
+        log.flush(&second, Roll::CloseAll).await.unwrap();
+        let end = Offset(450);
+        let raw = log.read(Offset(0), end, ALL, true).await.unwrap();
+        assert_eq!(raw, [&first[..], &second[..]].concat());
+
+        let batches = [&first[0], &first[2], &second[1]];
+        let read =
+            async |from, max_bytes| log.read_records(Offset(from), end, max_bytes, true).await.unwrap();
+        let found = |from: usize| RecordsRead {
+            batches: batches[from..].iter().copied().cloned().collect(),
+            filler: None,
+        };
+        assert_eq!(read(0, ALL).await, found(0));
+        for (from, first) in [(4, 0), (5, 1), (99, 1), (102, 1), (103, 2), (250, 2), (301, 2)] {
+            assert_eq!(read(from, ALL).await, found(first), "{from}");
+        }
+        // From where the batch before ended, as a consumer goes on; one at a time.
+        for (from, first) in [(0, 0), (5, 1), (103, 2)] {
+            assert_eq!(read(from, 1).await.batches, found(first).batches[..1], "{from}");
+        }
+        // Nothing follows: the last one says where to go on.
+        for from in [302, 350, 400, 449] {
+            let nothing = RecordsRead { batches: Vec::new(), filler: Some(second[3].clone()) };
+            assert_eq!(read(from, ALL).await, nothing, "{from}");
+        }
+        assert_eq!(read(450, ALL).await, RecordsRead::default());
+        // Below a bound nothing is known of what is behind it.
+        let below = log.read_records(Offset(5), Offset(100), ALL, true).await.unwrap();
+        assert_eq!(below.filler, Some(first[1].clone()));
+    });
+}
+
+#[test]
+fn a_read_passes_over_some_fillers_at_a_time() {
+    let world = new_world(SegmentOptions::default());
+    corelog_runtime::sim::block_on(9, async move {
+        let log = open(&world);
+        let mut batches: Vec<_> =
+            (0..20).map(|epoch| filler(i64::from(epoch), i64::from(epoch) + 1, epoch)).collect();
+        batches.push(batch(20, 1, 20, 1));
+        log.flush(&batches, Roll::CloseAll).await.unwrap();
+        let mut from = Offset(0);
+        for _ in 0..20 {
+            let read = log.read_records(from, Offset(21), ALL, true).await.unwrap();
+            let Some(filler) = read.filler else {
+                assert_eq!(read.batches, batches[20..]);
+                return;
+            };
+            assert!(read.batches.is_empty() && header(&filler).next_offset() > from.0);
+            from = Offset(header(&filler).next_offset());
+        }
+        panic!("it never came to the batch");
+    });
+}
+
+#[test]
+fn timestamps_of_batches_without_records_count_nowhere() {
+    let world = new_world(SegmentOptions::default());
+    corelog_runtime::sim::block_on(10, async move {
+        let log = open(&world);
+        let empty = emptied(&batch(2, 3, 0, 9_000));
+        assert_eq!(header(&empty).max_timestamp, 9_000);
+        let batches = [batch(0, 2, 0, 50), empty, filler(5, 10, 0), batch(10, 1, 0, 70)];
+        log.flush(&batches, Roll::CloseAll).await.unwrap();
+        assert_eq!(log.max_timestamp().await.unwrap(), Some((70, Offset(10))));
+        assert_eq!(log.offset_for_time(60).await.unwrap(), Some((Offset(10), 70)));
+        assert_eq!(log.offset_for_time(71).await.unwrap(), None);
+        // It is sent to consumers all the same: replicas learn the producer's sequence from it.
+        let read = log.read_records(Offset(2), Offset(11), ALL, true).await.unwrap();
+        assert_eq!(read.batches, [batches[1].clone(), batches[3].clone()]);
+    });
+}
+
+#[test]
 fn a_failed_write_leaves_the_position_and_may_be_repeated() {
     let sim = Sim::new(5, SimOptions::default());
     let world = new_world(SegmentOptions { segment_bytes: 50_000, ..SegmentOptions::default() });
@@ -729,7 +862,7 @@ fn deletion_during_a_read_is_safe_and_final() {
             });
             time::sleep(Duration::from_micros(below(0..3_000))).await;
             if rand::below(2) == 0 {
-                log.delete_below(Offset(150)).await.unwrap();
+                log.delete_below(Offset(150), log.position()).await.unwrap();
                 let below = log.read(Offset(149), Offset(200), ALL, true).await;
                 assert!(matches!(below, Err(LogError::OutOfRange { .. })), "{below:?}");
                 assert_eq!(log.read(Offset(150), Offset(200), ALL, true).await.unwrap(), batches[75..]);

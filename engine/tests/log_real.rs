@@ -67,7 +67,7 @@ async fn write_and_read(dir: PathBuf, mib: i64) {
     }
     let cut = log.truncate_to(Offset(end.0 / 2)).await.unwrap();
     assert_eq!(log.max_timestamp().await.unwrap(), Some((1_000 + cut.next.0 - 1, cut.next.plus(-1))));
-    log.delete_below(Offset(end.0 / 2)).await.unwrap();
+    log.delete_below(Offset(end.0 / 2), log.position()).await.unwrap();
     log.delete_all().await.unwrap();
     assert!(!corelog_runtime::fs::exists(&dir).await.unwrap());
 }

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use corelog_engine::api::{NewTopic, TopicError, TopicRef};
+use corelog_engine::api::{AlterConfigs, ConfigOp, ConfigResource, NewTopic, TopicError, TopicRef};
 use corelog_engine::journal::{Entry, EntryKind, Journal, JournalOptions};
+use corelog_engine::meta::command::NewPartitions;
 use corelog_engine::meta::image::{ListenerMeta, MetaImage, TopicMeta};
 use corelog_engine::meta::{Meta, MetaError, MetaOptions, MetaRecovery};
 use corelog_engine::types::{LeaderEpoch, Lsn, NodeId, Offset, TopicId, TopicPartition};
@@ -70,7 +71,14 @@ struct Model {
     ids_ever: BTreeSet<TopicId>,
     producer_ids: Vec<Range<i64>>,
     /// The newest epoch in which anyone was told that the node leads.
-    epochs: BTreeMap<TopicId, LeaderEpoch>,
+    epochs: BTreeMap<(TopicId, usize), LeaderEpoch>,
+    /// Where each topic's partitions begin to be placed.
+    first_slots: BTreeMap<TopicId, u64>,
+    /// How many partitions a topic has at least, and how many were ever asked for.
+    partitions: BTreeMap<TopicId, (usize, usize)>,
+    /// Configs of topics and of all nodes: what was acknowledged, and what else may have been set.
+    configs: BTreeMap<Setting, (Option<String>, Vec<Option<String>>)>,
+    altered: u64,
     version: u64,
     incarnation: u64,
     starts: u64,
@@ -79,7 +87,17 @@ struct Model {
     released: Lsn,
 }
 
+/// A topic's or, without one, all nodes' config.
+type Setting = (Option<TopicId>, String);
+
 type Shared = Rc<RefCell<Model>>;
+
+fn set_in<'a>(image: &'a MetaImage, (topic, name): &Setting) -> Option<&'a String> {
+    match topic {
+        Some(id) => image.topics.get(id)?.configs.get(name),
+        None => image.node_configs.all.get(name),
+    }
+}
 
 impl Model {
     /// The first image of a life: everything that was acknowledged, and nothing in an old epoch.
@@ -102,9 +120,25 @@ impl Model {
         }
         assert_eq!(image.names, self.live, "acknowledged topics");
         for topic in image.topics.values() {
-            for partition in &topic.partitions {
-                let led = self.epochs.get(&topic.id).copied();
+            for (index, partition) in topic.partitions.iter().enumerate() {
+                let led = self.epochs.get(&(topic.id, index)).copied();
                 assert!(led.is_none_or(|led| partition.leader_epoch > led), "{} leads twice", topic.name);
+            }
+            if let Some((least, most)) = self.partitions.get_mut(&topic.id) {
+                let count = topic.partitions.len();
+                assert!((*least..=*most).contains(&count), "{count} partitions, not {least} to {most}");
+                *least = count;
+            }
+        }
+        for (setting, (acknowledged, open)) in &mut self.configs {
+            if setting.0.is_none_or(|id| image.topics.contains_key(&id)) {
+                let present = set_in(image, setting).cloned();
+                let is_open = std::mem::take(open).contains(&present);
+                assert!(
+                    is_open || present == *acknowledged,
+                    "{setting:?}: {present:?}, not {acknowledged:?}"
+                );
+                *acknowledged = present;
             }
         }
     }
@@ -112,13 +146,12 @@ impl Model {
     fn published(&mut self, image: &MetaImage) {
         assert!(image.version > self.version);
         self.version = image.version;
-        let slots = image.topics.values().flat_map(|topic| (topic.first_slot..).take(topic.partitions.len()));
-        let slots: Vec<_> = slots.collect();
-        assert_eq!(slots.iter().collect::<BTreeSet<_>>().len(), slots.len(), "a slot is given twice");
         for topic in image.topics.values() {
-            let epoch = topic.partitions[0].leader_epoch;
-            assert!(topic.partitions.iter().all(|partition| partition.leader_epoch == epoch));
-            self.epochs.insert(topic.id, epoch);
+            let first_slot = *self.first_slots.entry(topic.id).or_insert(topic.first_slot);
+            assert_eq!(topic.first_slot, first_slot, "the partitions of {} move", topic.name);
+            for (index, partition) in topic.partitions.iter().enumerate() {
+                self.epochs.insert((topic.id, index), partition.leader_epoch);
+            }
         }
     }
 
@@ -127,6 +160,8 @@ impl Model {
             Ok(topic) => {
                 assert!(self.ids_ever.insert(topic.id), "an id is used twice");
                 assert!(self.live.insert(name.to_owned(), topic.id).is_none());
+                let count = topic.partitions.len();
+                self.partitions.insert(topic.id, (count, count));
             }
             Err(TopicError::Exists(_)) => assert!(self.live.contains_key(name), "{name} is gone"),
             // The journal was stopped under it: the outcome stays open.
@@ -148,6 +183,45 @@ impl Model {
         self.open.remove(name);
     }
 
+    fn grown(&mut self, name: &str, asked: usize, result: Result<Arc<TopicMeta>, TopicError>) {
+        match result {
+            Ok(topic) => {
+                assert_eq!((topic.id, topic.partitions.len()), (self.live[name], asked));
+                if let Some((least, _)) = self.partitions.get_mut(&topic.id) {
+                    *least = asked;
+                }
+            }
+            Err(TopicError::UnknownName(_)) => return self.may_be_gone(name),
+            Err(TopicError::Unavailable(_)) => return,
+            Err(error) => panic!("{name}: {error}"),
+        }
+        self.acknowledged += 1;
+    }
+
+    /// A topic is unknown only if its deletion was begun, or told of.
+    fn may_be_gone(&self, name: &str) {
+        assert!(!self.live.contains_key(name) || self.open.contains(name), "{name} is gone");
+    }
+
+    fn altered(
+        &mut self,
+        setting: &Setting,
+        name: &str,
+        value: Option<String>,
+        result: Result<(), TopicError>,
+    ) {
+        let (acknowledged, open) = self.configs.get_mut(setting).expect("it was noted before");
+        match result {
+            Ok(()) => *acknowledged = value,
+            Err(TopicError::UnknownName(_)) if setting.0.is_some() => return self.may_be_gone(name),
+            Err(TopicError::Unavailable(_)) => return,
+            Err(error) => panic!("{setting:?}: {error}"),
+        }
+        open.clear();
+        self.acknowledged += 1;
+        self.altered += 1;
+    }
+
     fn given(&mut self, ids: Range<i64>) {
         let overlaps = self.producer_ids.iter().any(|old| ids.start < old.end && old.start < ids.end);
         assert!(!overlaps, "producer ids {ids:?} were given before");
@@ -156,12 +230,54 @@ impl Model {
     }
 }
 
+/// Gives a topic more partitions.
+async fn grow(model: &Shared, meta: &Meta, name: &str) {
+    let asked = {
+        let mut model = model.borrow_mut();
+        let id = model.live.get(name).copied();
+        let Some((_, most)) = id.and_then(|id| model.partitions.get_mut(&id)) else { return };
+        *most += 1 + usize::try_from(rand::below(3)).unwrap();
+        *most
+    };
+    let count = i32::try_from(asked).unwrap();
+    let wanted = NewPartitions { name: name.to_owned(), count, assignments: None };
+    let grown = meta.create_partitions(vec![wanted], false).await.remove(0);
+    model.borrow_mut().grown(name, asked, grown);
+}
+
+/// Sets or deletes a config of a topic, or this client's own one of all nodes, which the others'
+/// changes meet.
+async fn alter(model: &Shared, meta: &Meta, client: u64, name: &str) {
+    let of_topic = rand::below(2) == 0;
+    let value = (rand::below(4) > 0).then(|| (1 + rand::below(1_000_000)).to_string());
+    let (resource, setting) = {
+        let mut model = model.borrow_mut();
+        let node_configs = ["log.retention.ms", "log.roll.ms", "log.retention.bytes"];
+        let (resource, setting) = match (of_topic, model.live.get(name)) {
+            (true, None) => return,
+            (true, Some(id)) => {
+                (ConfigResource::Topic(name.to_owned()), (Some(*id), "retention.ms".to_owned()))
+            }
+            (false, _) => {
+                let name = node_configs[usize::try_from(client).unwrap()];
+                (ConfigResource::AllNodes, (None, name.to_owned()))
+            }
+        };
+        model.configs.entry(setting.clone()).or_default().1.push(value.clone());
+        (resource, setting)
+    };
+    let op = value.clone().map_or(ConfigOp::Delete, ConfigOp::Set);
+    let request = AlterConfigs { resource, replace: false, ops: vec![(setting.1.clone(), op)] };
+    let altered = meta.alter_configs(vec![request], false).await.remove(0);
+    model.borrow_mut().altered(&setting, name, value, altered);
+}
+
 /// One client: changes its own names, one after the other.
 async fn client(model: Shared, meta: Meta, client: u64) {
     loop {
         time::sleep(Duration::from_micros(rand::below(4_000))).await;
         let name = format!("topic-{client}-{}", rand::below(NAMES_PER_CLIENT));
-        match rand::below(10) {
+        match rand::below(14) {
             0..=4 => {
                 let large = rand::below(12) == 0;
                 let partitions = if large { 3_000 } else { 1 + i32::try_from(rand::below(8)).unwrap() };
@@ -180,6 +296,8 @@ async fn client(model: Shared, meta: Meta, client: u64) {
                     model.borrow_mut().given(ids);
                 }
             }
+            9..=10 => grow(&model, &meta, &name).await,
+            11..=12 => alter(&model, &meta, client, &name).await,
             _ => {
                 let version = meta.image().version;
                 let valid = meta.create_topics(vec![topic("never", 1)], true).await;
@@ -259,6 +377,7 @@ struct Outcome {
     trace: u64,
     starts: u64,
     acknowledged: u64,
+    altered: u64,
     compactions: u64,
     released: Lsn,
 }
@@ -295,6 +414,7 @@ fn run_seed(seed: u64) -> Outcome {
         trace: sim.trace_hash(),
         starts: model.starts,
         acknowledged: model.acknowledged,
+        altered: model.altered,
         compactions: model.compactions,
         released: model.released,
     }
@@ -303,14 +423,16 @@ fn run_seed(seed: u64) -> Outcome {
 #[test]
 fn what_was_acknowledged_survives_crashes_at_any_time() {
     let first: u64 = std::env::var("CORELOG_FIRST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
-    let (mut acknowledged, mut compactions) = (0, 0);
+    let (mut acknowledged, mut altered, mut compactions) = (0, 0, 0);
     for seed in first..first + seeds() {
         // The simulator prints the seed of a run that panics.
         let outcome = run_seed(seed);
         acknowledged += outcome.acknowledged;
+        altered += outcome.altered;
         compactions += outcome.compactions;
     }
     assert!(acknowledged > seeds() * 10, "the test did hardly anything: {acknowledged} changes");
+    assert!(altered > seeds(), "configs were hardly ever altered: {altered} times");
     assert!(compactions > seeds() / 4, "files were hardly ever released: {compactions} times");
 }
 

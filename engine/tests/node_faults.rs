@@ -230,7 +230,7 @@ fn a_full_disk(before: usize, free_bytes: u64) {
         // What does not need space goes on.
         check(&engine, log, &promised, 0).await;
         let end = promised.0.last_key_value().unwrap().0 + 1;
-        let trimmed = time::timeout(30 * SECOND, engine.trim(log, Offset(end / 2))).await;
+        let trimmed = time::timeout(30 * SECOND, sim_node::trim(&engine, log, Offset(end / 2))).await;
         assert_eq!(trimmed.expect("a trim goes on"), Ok(Offset(end / 2)));
         check(&engine, log, &promised, end / 2).await;
         let deleted = engine.delete_topics(vec![TopicRef::Name("spare".to_owned())]);

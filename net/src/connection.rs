@@ -80,7 +80,8 @@ struct Pending {
     api: Option<Api>,
     /// When its last byte was read.
     received: Instant,
-    _permit: OwnedSemaphorePermit,
+    /// The frame's share of the budget, unless the answer's future has it.
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 /// A request's answer, and when it was ready.
@@ -233,8 +234,8 @@ impl Conversation {
     fn take(&self, service: &Rc<Service>, frame: Frame) {
         let (received, now) = (self.last_read.get(), Instant::now());
         let may_start = self.unstarted.get() == 0;
-        let Dispatched { api, reply, is_started } =
-            dispatch::dispatch(service, &self.client, frame.bytes, frame.pinned_bytes, may_start);
+        let Dispatched { api, reply, is_started, share } =
+            dispatch::dispatch(service, &self.client, frame, may_start);
         assert!(may_start || !is_started, "a request does not overtake one that has not begun");
         service.counters().requested(api);
         if is_started {
@@ -242,7 +243,7 @@ impl Conversation {
         }
         self.in_flight.set(self.in_flight.get() + 1);
         self.unstarted.set(self.unstarted.get() + usize::from(!is_started));
-        let pending = Pending { reply, is_started, api, received, _permit: frame.permit };
+        let pending = Pending { reply, is_started, api, received, _share: share };
         self.queue.borrow_mut().push_back(pending);
         wake(&self.writer);
     }

@@ -38,7 +38,7 @@ pub(crate) struct Frame {
     pub(crate) bytes: BytesMut,
     /// The size of the memory that a part of the frame keeps from being freed.
     pub(crate) pinned_bytes: usize,
-    /// The frame's share of the budget, given back when the request is answered.
+    /// The frame's share of the budget, given back when nothing of it is needed any more.
     pub(crate) permit: OwnedSemaphorePermit,
 }
 

@@ -9,6 +9,7 @@
 mod budget;
 pub mod client;
 mod connection;
+mod console;
 mod dispatch;
 mod frame;
 mod handlers;

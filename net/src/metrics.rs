@@ -6,17 +6,20 @@
 
 mod counters;
 mod errors;
+mod lag;
 mod names;
 mod text;
 
+use corelog_engine::engine::NodeDetails;
 use corelog_engine::journal::JournalFull;
 use corelog_engine::metric::Snapshot;
-use corelog_engine::shard::{MemoryUse, ProducedStats, ReadStats, ShardStats};
+use corelog_engine::shard::{MemoryUse, ProducedStats, ReadStats, RemovedStats, ShardStats};
 use corelog_engine::types::Durability;
 use corelog_runtime::process::ProcessUse;
 
 pub(crate) use self::counters::{Answered, ShardCounters};
 pub(crate) use self::errors::ErrorCodes;
+pub(crate) use self::lag::LAG_OFFSETS_MAX;
 use self::names::*;
 use self::text::{Text, wide};
 use crate::options::BuildInfo;
@@ -35,6 +38,8 @@ pub(crate) struct Scrape<'a> {
     pub(crate) memory: &'a [NetMemory],
     /// Of the shards that answered.
     pub(crate) stats: &'a [ShardStats],
+    /// Of groups, and of the partitions that they read; `None` where there are none.
+    pub(crate) details: Option<&'a NodeDetails>,
 }
 
 /// What one shard's connections hold.
@@ -48,7 +53,7 @@ pub(crate) struct NetMemory {
 
 impl Scrape<'_> {
     /// All metrics as text.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) async fn text(&self) -> String {
         let mut text = Text::new();
         self.process(&mut text);
         self.connections(&mut text);
@@ -56,8 +61,10 @@ impl Scrape<'_> {
         self.stages(&mut text);
         self.memory(&mut text);
         self.engine(&mut text);
+        self.retention(&mut text);
         self.records(&mut text);
         self.journal(&mut text);
+        lag::lag(&mut text, self.details).await;
         text.into_string()
     }
 
@@ -182,6 +189,9 @@ impl Scrape<'_> {
         self.by_stats(text, &SHARD_UP, |s| u64::from(s.fault.is_none()));
         self.by_stats(text, &PARTITIONS, |s| wide(s.partitions));
         self.by_stats(text, &PARTITIONS_OFFLINE, |s| wide(s.partitions_offline));
+        self.by_stats(text, &GROUPS, |s| wide(s.groups.groups));
+        self.by_stats(text, &GROUP_COORDINATORS_LOADING, |s| wide(s.groups.loading));
+        self.by_stats(text, &GROUP_REQUESTS, |s| s.groups.requests);
         self.by_stats(text, &PARTITIONS_STRAY, |s| wide(s.strays));
         self.by_stats(text, &PRODUCES_PARKED, |s| wide(s.produces_parked));
         self.by_stats(text, &FLUSH_QUEUE, |s| wide(s.flush_queue));
@@ -189,6 +199,23 @@ impl Scrape<'_> {
         self.by_stats(text, &OPEN_FILES, |s| wide(s.open_files));
         self.by_stats(text, &OPEN_FILES_LIMIT, |s| wide(s.open_files_max));
         self.by_stats(text, &MESH_QUEUED, |s| wide(s.mesh_queued));
+        self.by_stats(text, &SEGMENT_BYTES, |s| s.segment_bytes);
+    }
+
+    /// What was deleted since it was too old, too much or below the log start.
+    fn retention(&self, text: &mut Text) {
+        let mut removed = |metric: &Metric, value: fn(&RemovedStats) -> u64| {
+            text.introduce(metric);
+            for stats in self.stats {
+                for removed in &stats.retention.removed {
+                    let reason = removed.reason.name();
+                    text.sample(metric, &[("shard", &stats.shard), ("reason", &reason)], value(removed));
+                }
+            }
+        };
+        removed(&RETENTION_SEGMENTS, |removed| removed.segments);
+        removed(&RETENTION_BYTES, |removed| removed.bytes);
+        self.by_stats(text, &RETENTION_SWEEP, |s| s.retention.swept_ms.unsigned_abs() / 1000);
     }
 
     /// What was appended and what was read.
@@ -245,7 +272,7 @@ impl Scrape<'_> {
 }
 
 /// The mode as topic configs have it.
-fn mode_name(durability: Durability) -> &'static str {
+pub(crate) fn mode_name(durability: Durability) -> &'static str {
     match durability {
         Durability::Fsync => "fsync",
         Durability::Write => "write",

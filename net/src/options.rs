@@ -32,8 +32,10 @@ impl Default for BuildInfo {
 pub struct NetOptions {
     /// Where Kafka clients connect; at least one.
     pub listeners: Vec<ListenerOptions>,
-    /// Where `/healthz` and `/metrics` answer, if anywhere.
+    /// Where `/healthz`, `/metrics` and the console answer, if anywhere.
     pub http: Option<SocketAddr>,
+    /// Whether the console and what it shows are answered there, too.
+    pub console: bool,
     /// The largest request frame, in bytes (`socket.request.max.bytes`).
     pub max_frame_bytes: usize,
     /// The most connections of this node, over all listeners (`max.connections`).
@@ -70,6 +72,7 @@ impl Default for NetOptions {
         Self {
             listeners: Vec::new(),
             http: None,
+            console: true,
             max_frame_bytes: 100 << 20,
             max_connections: 20_000,
             request_memory_bytes: 128 << 20,

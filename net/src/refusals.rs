@@ -80,14 +80,9 @@ fn code(key: ApiKey) -> i16 {
 fn refuse_items(request: RequestKind) -> Option<ResponseKind> {
     let code = ErrorCode::UnsupportedVersion.code();
     Some(match request {
-        RequestKind::OffsetCommit(request) => offset_commit(request, code).into(),
-        RequestKind::OffsetFetch(request) => offset_fetch(request, code).into(),
-        RequestKind::DeleteRecords(request) => delete_records(request, code).into(),
         RequestKind::AddPartitionsToTxn(request) => add_partitions_to_txn(request, code).into(),
         RequestKind::WriteTxnMarkers(request) => write_txn_markers(request, code).into(),
         RequestKind::TxnOffsetCommit(request) => txn_offset_commit(request, code).into(),
-        RequestKind::AlterReplicaLogDirs(request) => alter_replica_log_dirs(request, code).into(),
-        RequestKind::DescribeProducers(request) => describe_producers(request, code).into(),
         RequestKind::AlterUserScramCredentials(request) => alter_scram(request, code).into(),
         request => return refuse_flat_items(request, code),
     })
@@ -96,25 +91,6 @@ fn refuse_items(request: RequestKind) -> Option<ResponseKind> {
 /// As [`refuse_items`], for the APIs with one flat list of items.
 fn refuse_flat_items(request: RequestKind, code: i16) -> Option<ResponseKind> {
     Some(match request {
-        RequestKind::DescribeGroups(request) => {
-            use describe_groups_response::DescribedGroup as Item;
-            let item = |group| Item::default().with_error_code(code).with_group_id(group);
-            let groups = request.groups.into_iter().map(item).collect();
-            DescribeGroupsResponse::default().with_groups(groups).into()
-        }
-        RequestKind::DeleteGroups(request) => {
-            use delete_groups_response::DeletableGroupResult as Item;
-            let item = |group| Item::default().with_error_code(code).with_group_id(group);
-            let results = request.groups_names.into_iter().map(item).collect();
-            DeleteGroupsResponse::default().with_results(results).into()
-        }
-        RequestKind::ConsumerGroupDescribe(request) => {
-            use consumer_group_describe_response::DescribedGroup as Item;
-            let item = |group| Item::default().with_error_code(code).with_group_id(group);
-            let item = |group| item(group).with_error_message(message());
-            let groups = request.group_ids.into_iter().map(item).collect();
-            ConsumerGroupDescribeResponse::default().with_groups(groups).into()
-        }
         RequestKind::ShareGroupDescribe(request) => {
             use share_group_describe_response::DescribedGroup as Item;
             let item = |group| Item::default().with_error_code(code).with_group_id(group);
@@ -134,18 +110,11 @@ fn refuse_flat_items(request: RequestKind, code: i16) -> Option<ResponseKind> {
             let states = request.transactional_ids.into_iter().map(item).collect();
             DescribeTransactionsResponse::default().with_transaction_states(states).into()
         }
-        RequestKind::CreatePartitions(request) => {
-            use create_partitions_response::CreatePartitionsTopicResult as Item;
-            let item = |name| Item::default().with_error_code(code).with_name(name);
-            let item = |name| item(name).with_error_message(message());
-            let results = request.topics.into_iter().map(|topic| item(topic.name)).collect();
-            CreatePartitionsResponse::default().with_results(results).into()
-        }
         request => return refuse_admin_items(request, code),
     })
 }
 
-/// As [`refuse_flat_items`]: configs, access control and quotas.
+/// As [`refuse_flat_items`]: access control and quotas.
 fn refuse_admin_items(request: RequestKind, code: i16) -> Option<ResponseKind> {
     Some(match request {
         RequestKind::CreateAcls(request) => {
@@ -158,22 +127,6 @@ fn refuse_admin_items(request: RequestKind, code: i16) -> Option<ResponseKind> {
             let item = Item::default().with_error_code(code).with_error_message(message());
             let results = vec![item; request.filters.len()];
             DeleteAclsResponse::default().with_filter_results(results).into()
-        }
-        RequestKind::AlterConfigs(request) => {
-            use alter_configs_response::AlterConfigsResourceResponse as Item;
-            let item = Item::default().with_error_code(code).with_error_message(message());
-            let item = |kind, name| item.clone().with_resource_type(kind).with_resource_name(name);
-            let resources = request.resources.into_iter();
-            let responses = resources.map(|r| item(r.resource_type, r.resource_name)).collect();
-            AlterConfigsResponse::default().with_responses(responses).into()
-        }
-        RequestKind::IncrementalAlterConfigs(request) => {
-            use incremental_alter_configs_response::AlterConfigsResourceResponse as Item;
-            let item = Item::default().with_error_code(code).with_error_message(message());
-            let item = |kind, name| item.clone().with_resource_type(kind).with_resource_name(name);
-            let resources = request.resources.into_iter();
-            let responses = resources.map(|r| item(r.resource_type, r.resource_name)).collect();
-            IncrementalAlterConfigsResponse::default().with_responses(responses).into()
         }
         RequestKind::AlterClientQuotas(request) => {
             use alter_client_quotas_response::{EntityData, EntryData as Item};
@@ -188,52 +141,6 @@ fn refuse_admin_items(request: RequestKind, code: i16) -> Option<ResponseKind> {
         }
         _ => return None,
     })
-}
-
-fn offset_commit(request: OffsetCommitRequest, code: i16) -> OffsetCommitResponse {
-    use offset_commit_response::{
-        OffsetCommitResponsePartition as Partition, OffsetCommitResponseTopic as Topic,
-    };
-    let partition = |index| Partition::default().with_partition_index(index).with_error_code(code);
-    let topics = request.topics.into_iter().map(|topic| {
-        let partitions = topic.partitions.iter().map(|p| partition(p.partition_index)).collect();
-        Topic::default().with_name(topic.name).with_topic_id(topic.topic_id).with_partitions(partitions)
-    });
-    OffsetCommitResponse::default().with_topics(topics.collect())
-}
-
-fn offset_fetch(request: OffsetFetchRequest, code: i16) -> OffsetFetchResponse {
-    use offset_fetch_response::{
-        OffsetFetchResponseGroup as Group, OffsetFetchResponsePartition as Partition,
-        OffsetFetchResponseTopic as Topic,
-    };
-    let partition = |index: &i32| {
-        let partition = Partition::default().with_partition_index(*index).with_error_code(code);
-        partition.with_committed_offset(-1).with_metadata(Some(StrBytes::new()))
-    };
-    let topics = request.topics.unwrap_or_default().into_iter().map(|topic| {
-        let partitions = topic.partition_indexes.iter().map(partition).collect();
-        Topic::default().with_name(topic.name).with_partitions(partitions)
-    });
-    let group = |id| Group::default().with_group_id(id).with_error_code(code);
-    let groups = request.groups.into_iter().map(|g| group(g.group_id));
-    OffsetFetchResponse::default()
-        .with_error_code(code)
-        .with_topics(topics.collect())
-        .with_groups(groups.collect())
-}
-
-fn delete_records(request: DeleteRecordsRequest, code: i16) -> DeleteRecordsResponse {
-    use delete_records_response::{
-        DeleteRecordsPartitionResult as Partition, DeleteRecordsTopicResult as Topic,
-    };
-    let partition = |index| Partition::default().with_partition_index(index).with_error_code(code);
-    let partition = |index| partition(index).with_low_watermark(-1);
-    let topics = request.topics.into_iter().map(|topic| {
-        let partitions = topic.partitions.iter().map(|p| partition(p.partition_index)).collect();
-        Topic::default().with_name(topic.name).with_partitions(partitions)
-    });
-    DeleteRecordsResponse::default().with_topics(topics.collect())
 }
 
 fn add_partitions_to_txn(request: AddPartitionsToTxnRequest, code: i16) -> AddPartitionsToTxnResponse {
@@ -283,31 +190,6 @@ fn txn_offset_commit(request: TxnOffsetCommitRequest, code: i16) -> TxnOffsetCom
         Topic::default().with_name(topic.name).with_partitions(partitions)
     });
     TxnOffsetCommitResponse::default().with_topics(topics.collect())
-}
-
-fn alter_replica_log_dirs(request: AlterReplicaLogDirsRequest, code: i16) -> AlterReplicaLogDirsResponse {
-    use alter_replica_log_dirs_response::{
-        AlterReplicaLogDirPartitionResult as Partition, AlterReplicaLogDirTopicResult as Topic,
-    };
-    let partition = |index: &i32| Partition::default().with_partition_index(*index).with_error_code(code);
-    let topics = request.dirs.into_iter().flat_map(|dir| dir.topics).map(|topic| {
-        let partitions = topic.partitions.iter().map(partition).collect();
-        Topic::default().with_topic_name(topic.name).with_partitions(partitions)
-    });
-    AlterReplicaLogDirsResponse::default().with_results(topics.collect())
-}
-
-fn describe_producers(request: DescribeProducersRequest, code: i16) -> DescribeProducersResponse {
-    use describe_producers_response::{PartitionResponse as Partition, TopicResponse as Topic};
-    let partition = |index: &i32| {
-        let partition = Partition::default().with_partition_index(*index).with_error_code(code);
-        partition.with_error_message(message())
-    };
-    let topics = request.topics.into_iter().map(|topic| {
-        let partitions = topic.partition_indexes.iter().map(partition).collect();
-        Topic::default().with_name(topic.name).with_partitions(partitions)
-    });
-    DescribeProducersResponse::default().with_topics(topics.collect())
 }
 
 fn alter_scram(request: AlterUserScramCredentialsRequest, code: i16) -> AlterUserScramCredentialsResponse {
@@ -454,18 +336,19 @@ mod tests {
 
     #[test]
     fn errors_are_in_each_item_in_every_version() {
-        let request = OffsetCommitRequest::default().with_topics(vec![
-            offset_commit_request::OffsetCommitRequestTopic::default()
+        use txn_offset_commit_request::{
+            TxnOffsetCommitRequestPartition as Partition, TxnOffsetCommitRequestTopic as Topic,
+        };
+        let request = TxnOffsetCommitRequest::default().with_topics(vec![
+            Topic::default()
                 .with_name(StrBytes::from_static_str("topic").into())
-                .with_partitions(vec![
-                    offset_commit_request::OffsetCommitRequestPartition::default().with_partition_index(3),
-                ]),
+                .with_partitions(vec![Partition::default().with_partition_index(3)]),
         ]);
-        for version in 2..=9 {
+        for version in 0..=5 {
             let mut encoded = BytesMut::new();
-            RequestKind::OffsetCommit(request.clone()).encode(&mut encoded, version).unwrap();
-            let ResponseKind::OffsetCommit(response) =
-                refuse(ApiKey::OffsetCommit, version, Some(encoded.freeze()))
+            RequestKind::TxnOffsetCommit(request.clone()).encode(&mut encoded, version).unwrap();
+            let ResponseKind::TxnOffsetCommit(response) =
+                refuse(ApiKey::TxnOffsetCommit, version, Some(encoded.freeze()))
             else {
                 panic!("another response");
             };
@@ -500,31 +383,6 @@ mod tests {
                 let response = response.unwrap_or_else(|error| panic!("{key:?} {version}: {error}"));
                 proptest::prop_assert_eq!(&response[..4], &u32::try_from(response.len() - 4).unwrap().to_be_bytes());
                 proptest::prop_assert_eq!(&response[4..8], &correlation_id.to_be_bytes());
-            }
-        }
-    }
-
-    #[test]
-    fn fetching_offsets_is_refused_where_each_version_looks() {
-        let topic = offset_fetch_request::OffsetFetchRequestTopic::default()
-            .with_name(StrBytes::from_static_str("topic").into())
-            .with_partition_indexes(vec![1]);
-        let group = offset_fetch_request::OffsetFetchRequestGroup::default()
-            .with_group_id(StrBytes::from_static_str("group").into());
-        for version in 1..=9 {
-            let request = match version {
-                ..8 => OffsetFetchRequest::default().with_topics(Some(vec![topic.clone()])),
-                _ => OffsetFetchRequest::default().with_groups(vec![group.clone()]),
-            };
-            let mut encoded = BytesMut::new();
-            RequestKind::OffsetFetch(request).encode(&mut encoded, version).unwrap();
-            let response = refuse(ApiKey::OffsetFetch, version, Some(encoded.freeze()));
-            let mut encoded = BytesMut::new();
-            response.encode(&mut encoded, version).unwrap();
-            let ResponseKind::OffsetFetch(response) = response else { panic!("another response") };
-            match version {
-                ..8 => assert_eq!(response.topics[0].partitions[0].error_code, 35),
-                _ => assert_eq!(response.groups[0].error_code, 35),
             }
         }
     }

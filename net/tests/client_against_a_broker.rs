@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use corelog_net::client::admin::{ConfigTarget, OffsetSpec, TopicSpec};
 use corelog_net::client::consumer::{Assignment, IsolationLevel, StartAt};
+use corelog_net::client::member::{GroupAssignor, GroupConsumer, GroupEvent, GroupOptions, GroupProtocol};
 use corelog_net::client::partitioner::partition_for_key;
 use corelog_net::client::producer::{Acks, Codec, Header, OutRecord};
 use corelog_net::client::{
@@ -260,6 +261,108 @@ fn topics_are_created_listed_described_and_deleted() {
         while admin.describe_topic(&topic).await.is_ok() {
             assert!(started.elapsed() < Duration::from_secs(10), "still there");
             time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+}
+
+/// What one member has read, and marked at once.
+#[derive(Default)]
+struct Read {
+    records: Vec<String>,
+    assigned: usize,
+}
+
+/// Reads until `holds`, or for so long.
+async fn read_until(member: &mut GroupConsumer, read: &mut Read, holds: impl Fn(&Read) -> bool) {
+    let mut scratch = Scratch::new();
+    let started = time::Instant::now();
+    while !holds(read) {
+        assert!(started.elapsed() < Duration::from_secs(60), "{} records", read.records.len());
+        let Ok(event) = time::timeout(Duration::from_millis(200), member.next()).await else { continue };
+        match event.unwrap() {
+            GroupEvent::Assignment { partitions, .. } => read.assigned = partitions.len(),
+            GroupEvent::Records(chunk) => {
+                chunk
+                    .visit(&mut scratch, |record| {
+                        read.records.push(String::from_utf8(record.value.unwrap().to_vec()).unwrap());
+                        ControlFlow::Continue(())
+                    })
+                    .unwrap();
+                member.mark(&chunk.topic, chunk.partition, chunk.next_offset);
+            }
+        }
+    }
+}
+
+async fn produce_numbers(client: &Client, topic: &str, numbers: std::ops::Range<u32>) {
+    let producer = Producer::new(client.clone(), ProducerOptions::default());
+    let to_topic = producer.topic(topic).await.unwrap();
+    for number in numbers {
+        let value = format!("{number:05}");
+        let record =
+            OutRecord { key: Some(value.as_bytes()), value: Some(value.as_bytes()), ..OutRecord::default() };
+        to_topic.send(record).await.unwrap();
+    }
+    producer.flush().await.unwrap();
+}
+
+#[test]
+#[ignore = "needs a broker"]
+fn members_share_a_group_and_take_over_in_both_protocols() {
+    let kinds = [
+        (GroupProtocol::Classic, Some(GroupAssignor::Range)),
+        (GroupProtocol::Classic, None),
+        (GroupProtocol::Consumer, None),
+        (GroupProtocol::Consumer, Some(GroupAssignor::Uniform)),
+        (GroupProtocol::Consumer, Some(GroupAssignor::Range)),
+    ];
+    run(move |client| async move {
+        for (protocol, assignor) in kinds {
+            let (group, topics) = (unique("group"), [unique("one"), unique("two")]);
+            for topic in &topics {
+                create(&client, topic, 4).await;
+                produce_numbers(&client, topic, 0..500).await;
+            }
+            let options = GroupOptions {
+                protocol: Some(protocol),
+                assignor,
+                session_timeout: Duration::from_secs(10),
+                heartbeat_interval: Duration::from_millis(300),
+                ..GroupOptions::new(group.clone(), topics.to_vec())
+            };
+            let member = async || {
+                GroupConsumer::new(client.clone(), options.clone(), ConsumerOptions::default()).await.unwrap()
+            };
+            let mut one = member().await;
+            let mut of_one = Read::default();
+            read_until(&mut one, &mut of_one, |read| read.records.len() == 1000 && read.assigned == 8).await;
+            let (mut two, mut of_two) = (member().await, Read::default());
+            let started = time::Instant::now();
+            while (of_one.assigned, of_two.assigned) != (4, 4) {
+                assert!(started.elapsed() < Duration::from_secs(60), "{protocol:?} {assignor:?}");
+                for (member, read) in [(&mut one, &mut of_one), (&mut two, &mut of_two)] {
+                    let began = time::Instant::now();
+                    read_until(member, read, |_| began.elapsed() > Duration::from_millis(300)).await;
+                }
+            }
+            produce_numbers(&client, &topics[0], 500..700).await;
+            // It leaves with what it has: the other goes on from there.
+            two.close().await.unwrap();
+            let seen = of_two.records.len();
+            read_until(&mut one, &mut of_one, |read| read.records.len() + seen >= 1200 && read.assigned == 8)
+                .await;
+            one.close().await.unwrap();
+            let mut all = [of_one.records, of_two.records].concat();
+            all.sort();
+            let mut expected: Vec<String> =
+                (0..700).chain(0..500).map(|number| format!("{number:05}")).collect();
+            expected.sort();
+            assert_eq!(all, expected, "{protocol:?} {assignor:?}: each record once");
+            let admin = Admin::new(client.clone());
+            let committed = admin.committed_offsets(&group).await.unwrap();
+            assert_eq!(committed.iter().map(|it| it.offset).sum::<i64>(), 1200, "{protocol:?} {assignor:?}");
+            let described = admin.describe_group(&group).await.unwrap();
+            assert_eq!((described.members.len(), described.state.as_str()), (0, "Empty"));
         }
     });
 }

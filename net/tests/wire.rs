@@ -3,8 +3,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "wire/admin.rs"]
+mod admin;
+#[path = "wire/console.rs"]
+mod console;
+#[path = "wire/groups.rs"]
+mod groups;
 #[path = "wire/metrics.rs"]
 mod metrics;
+#[path = "wire/records.rs"]
+mod records;
 
 use std::convert::Infallible;
 use std::io::{Read, Write};
@@ -33,6 +41,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, Request};
 use tokio::sync::watch;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
+const RETENTION_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
 /// A running node with its data in a directory of its own.
 struct Node {
@@ -141,6 +150,8 @@ fn engine_options(data_dir: std::path::PathBuf, listeners: Vec<ListenerMeta>) ->
             carry_bytes_max: 64 << 10,
             journal_queue_bytes_max: 4 << 20,
             open_files_max: 64,
+            groups: corelog_engine::group::GroupConfig::default(),
+            retention_check_interval: RETENTION_CHECK_INTERVAL,
             planted: corelog_engine::planted::PlantedBug::default(),
         },
         journal,
@@ -328,14 +339,14 @@ fn each_listener_is_told_its_own_address() {
 fn what_is_not_served_is_refused_and_the_connection_goes_on() {
     let node = Node::start(1);
     let mut client = node.connect();
-    let joined = client.call(5, &JoinGroupRequest::default());
-    assert_eq!(joined.error_code, 35);
-    let commit = OffsetCommitRequest::default().with_topics(vec![
-        offset_commit_request::OffsetCommitRequestTopic::default()
+    let ended = client.call(3, &EndTxnRequest::default());
+    assert_eq!(ended.error_code, 35);
+    let commit = TxnOffsetCommitRequest::default().with_topics(vec![
+        txn_offset_commit_request::TxnOffsetCommitRequestTopic::default()
             .with_name(StrBytes::from_static_str("t").into())
             .with_partitions(vec![Default::default()]),
     ]);
-    assert_eq!(client.call(8, &commit).topics[0].partitions[0].error_code, 35);
+    assert_eq!(client.call(3, &commit).topics[0].partitions[0].error_code, 35);
     assert_eq!(client.call(1, &SaslHandshakeRequest::default()).error_code, 34);
 
     // A version of ApiVersions that nobody knows: the body is version 0.
@@ -354,7 +365,7 @@ fn what_is_not_served_is_refused_and_the_connection_goes_on() {
     let versions = client.call(4, &hello);
     let produce = versions.api_keys.iter().find(|api| api.api_key == 0).unwrap();
     assert_eq!((versions.error_code, produce.min_version), (0, 0));
-    assert!(versions.api_keys.iter().all(|api| api.api_key != 11), "JoinGroup is not advertised");
+    assert!(versions.api_keys.iter().all(|api| api.api_key != 26), "EndTxn is not advertised");
 
     // A key that nobody knows ends the connection; others live on.
     client.send_bytes(&[0, 0, 0, 10, 0x7f, 0xff, 0, 0, 0, 0, 0, 9, 0xff, 0xff]);

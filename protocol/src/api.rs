@@ -6,7 +6,9 @@
 //! ([`check_request`], [`check_response`]): only bytes that begin with a well-formed
 //! message reach them.
 
+mod admin_schemas;
 mod frame;
+mod group_schemas;
 mod refused;
 mod schema;
 mod schemas;
@@ -33,22 +35,68 @@ pub enum Api {
     ListOffsets = 2,
     /// Nodes, topics and partitions.
     Metadata = 3,
+    /// Keeps offsets of a group.
+    OffsetCommit = 8,
+    /// Offsets that groups keep.
+    OffsetFetch = 9,
     /// The node that coordinates a group or transaction.
     FindCoordinator = 10,
+    /// A member joins a classic group.
+    JoinGroup = 11,
+    /// A member of a classic group lives.
+    Heartbeat = 12,
+    /// Members leave a group.
+    LeaveGroup = 13,
+    /// What the leader of a classic group assigned.
+    SyncGroup = 14,
+    /// Classic groups and their members.
+    DescribeGroups = 15,
+    /// Every group.
+    ListGroups = 16,
     /// This table.
     ApiVersions = 18,
     /// Creates topics.
     CreateTopics = 19,
     /// Deletes topics.
     DeleteTopics = 20,
+    /// Forgets the oldest records of partitions.
+    DeleteRecords = 21,
     /// Ids for idempotent producers.
     InitProducerId = 22,
     /// End offset of a leader epoch.
     OffsetForLeaderEpoch = 23,
     /// Settings of topics and nodes.
     DescribeConfigs = 32,
+    /// Replaces settings of topics and nodes.
+    AlterConfigs = 33,
+    /// Moves replicas between the directories of a node.
+    AlterReplicaLogDirs = 34,
+    /// Directories of a node, and what is in them.
+    DescribeLogDirs = 35,
+    /// Adds partitions to topics.
+    CreatePartitions = 37,
+    /// Deletes groups.
+    DeleteGroups = 42,
+    /// Makes preferred replicas leaders.
+    ElectLeaders = 43,
+    /// Changes single settings of topics and nodes.
+    IncrementalAlterConfigs = 44,
+    /// Moves partitions to other nodes.
+    AlterPartitionReassignments = 45,
+    /// Partitions that are being moved.
+    ListPartitionReassignments = 46,
+    /// Deletes offsets that a group keeps.
+    OffsetDelete = 47,
     /// Nodes and cluster id.
     DescribeCluster = 60,
+    /// Producers that partitions remember.
+    DescribeProducers = 61,
+    /// A member of a consumer group joins, lives, leaves (KIP-848).
+    ConsumerGroupHeartbeat = 68,
+    /// Consumer groups and their members.
+    ConsumerGroupDescribe = 69,
+    /// What has settings.
+    ListConfigResources = 74,
     /// Partitions of topics, in pages.
     DescribeTopicPartitions = 75,
 }
@@ -88,7 +136,7 @@ const fn row(
 }
 
 /// Ordered by key. Ranges: what Kafka 4.1 serves and the codec crate has.
-static TABLE: [Row; 13] = [
+static TABLE: &[Row] = &[
     Row {
         api: Api::Produce,
         name: "Produce",
@@ -118,12 +166,76 @@ static TABLE: [Row; 13] = [
     ),
     row(Api::Metadata, "Metadata", 0, 13, &schemas::METADATA_REQUEST, &schemas::METADATA_RESPONSE),
     row(
+        Api::OffsetCommit,
+        "OffsetCommit",
+        2,
+        9,
+        &group_schemas::OFFSET_COMMIT_REQUEST,
+        &group_schemas::OFFSET_COMMIT_RESPONSE,
+    ),
+    row(
+        Api::OffsetFetch,
+        "OffsetFetch",
+        1,
+        9,
+        &group_schemas::OFFSET_FETCH_REQUEST,
+        &group_schemas::OFFSET_FETCH_RESPONSE,
+    ),
+    row(
         Api::FindCoordinator,
         "FindCoordinator",
         0,
         6,
         &schemas::FIND_COORDINATOR_REQUEST,
         &schemas::FIND_COORDINATOR_RESPONSE,
+    ),
+    row(
+        Api::JoinGroup,
+        "JoinGroup",
+        0,
+        9,
+        &group_schemas::JOIN_GROUP_REQUEST,
+        &group_schemas::JOIN_GROUP_RESPONSE,
+    ),
+    row(
+        Api::Heartbeat,
+        "Heartbeat",
+        0,
+        4,
+        &group_schemas::HEARTBEAT_REQUEST,
+        &group_schemas::HEARTBEAT_RESPONSE,
+    ),
+    row(
+        Api::LeaveGroup,
+        "LeaveGroup",
+        0,
+        5,
+        &group_schemas::LEAVE_GROUP_REQUEST,
+        &group_schemas::LEAVE_GROUP_RESPONSE,
+    ),
+    row(
+        Api::SyncGroup,
+        "SyncGroup",
+        0,
+        5,
+        &group_schemas::SYNC_GROUP_REQUEST,
+        &group_schemas::SYNC_GROUP_RESPONSE,
+    ),
+    row(
+        Api::DescribeGroups,
+        "DescribeGroups",
+        0,
+        6,
+        &group_schemas::DESCRIBE_GROUPS_REQUEST,
+        &group_schemas::DESCRIBE_GROUPS_RESPONSE,
+    ),
+    row(
+        Api::ListGroups,
+        "ListGroups",
+        0,
+        5,
+        &group_schemas::LIST_GROUPS_REQUEST,
+        &group_schemas::LIST_GROUPS_RESPONSE,
     ),
     row(
         Api::ApiVersions,
@@ -150,6 +262,14 @@ static TABLE: [Row; 13] = [
         &schemas::DELETE_TOPICS_RESPONSE,
     ),
     row(
+        Api::DeleteRecords,
+        "DeleteRecords",
+        0,
+        2,
+        &schemas::DELETE_RECORDS_REQUEST,
+        &schemas::DELETE_RECORDS_RESPONSE,
+    ),
+    row(
         Api::InitProducerId,
         "InitProducerId",
         0,
@@ -174,12 +294,124 @@ static TABLE: [Row; 13] = [
         &schemas::DESCRIBE_CONFIGS_RESPONSE,
     ),
     row(
+        Api::AlterConfigs,
+        "AlterConfigs",
+        0,
+        2,
+        &admin_schemas::ALTER_CONFIGS_REQUEST,
+        &admin_schemas::ALTER_CONFIGS_RESPONSE,
+    ),
+    row(
+        Api::AlterReplicaLogDirs,
+        "AlterReplicaLogDirs",
+        1,
+        2,
+        &admin_schemas::ALTER_REPLICA_LOG_DIRS_REQUEST,
+        &admin_schemas::ALTER_REPLICA_LOG_DIRS_RESPONSE,
+    ),
+    row(
+        Api::DescribeLogDirs,
+        "DescribeLogDirs",
+        1,
+        4,
+        &admin_schemas::DESCRIBE_LOG_DIRS_REQUEST,
+        &admin_schemas::DESCRIBE_LOG_DIRS_RESPONSE,
+    ),
+    row(
+        Api::CreatePartitions,
+        "CreatePartitions",
+        0,
+        3,
+        &admin_schemas::CREATE_PARTITIONS_REQUEST,
+        &admin_schemas::CREATE_PARTITIONS_RESPONSE,
+    ),
+    row(
+        Api::DeleteGroups,
+        "DeleteGroups",
+        0,
+        2,
+        &group_schemas::DELETE_GROUPS_REQUEST,
+        &group_schemas::DELETE_GROUPS_RESPONSE,
+    ),
+    row(
+        Api::ElectLeaders,
+        "ElectLeaders",
+        0,
+        2,
+        &admin_schemas::ELECT_LEADERS_REQUEST,
+        &admin_schemas::ELECT_LEADERS_RESPONSE,
+    ),
+    row(
+        Api::IncrementalAlterConfigs,
+        "IncrementalAlterConfigs",
+        0,
+        1,
+        &admin_schemas::INCREMENTAL_ALTER_CONFIGS_REQUEST,
+        &admin_schemas::INCREMENTAL_ALTER_CONFIGS_RESPONSE,
+    ),
+    row(
+        Api::AlterPartitionReassignments,
+        "AlterPartitionReassignments",
+        0,
+        1,
+        &admin_schemas::ALTER_PARTITION_REASSIGNMENTS_REQUEST,
+        &admin_schemas::ALTER_PARTITION_REASSIGNMENTS_RESPONSE,
+    ),
+    row(
+        Api::ListPartitionReassignments,
+        "ListPartitionReassignments",
+        0,
+        0,
+        &admin_schemas::LIST_PARTITION_REASSIGNMENTS_REQUEST,
+        &admin_schemas::LIST_PARTITION_REASSIGNMENTS_RESPONSE,
+    ),
+    row(
+        Api::OffsetDelete,
+        "OffsetDelete",
+        0,
+        0,
+        &group_schemas::OFFSET_DELETE_REQUEST,
+        &group_schemas::OFFSET_DELETE_RESPONSE,
+    ),
+    row(
         Api::DescribeCluster,
         "DescribeCluster",
         0,
         2,
         &schemas::DESCRIBE_CLUSTER_REQUEST,
         &schemas::DESCRIBE_CLUSTER_RESPONSE,
+    ),
+    row(
+        Api::DescribeProducers,
+        "DescribeProducers",
+        0,
+        0,
+        &admin_schemas::DESCRIBE_PRODUCERS_REQUEST,
+        &admin_schemas::DESCRIBE_PRODUCERS_RESPONSE,
+    ),
+    row(
+        Api::ConsumerGroupHeartbeat,
+        "ConsumerGroupHeartbeat",
+        0,
+        1,
+        &group_schemas::CONSUMER_GROUP_HEARTBEAT_REQUEST,
+        &group_schemas::CONSUMER_GROUP_HEARTBEAT_RESPONSE,
+    ),
+    row(
+        Api::ConsumerGroupDescribe,
+        "ConsumerGroupDescribe",
+        0,
+        1,
+        &group_schemas::CONSUMER_GROUP_DESCRIBE_REQUEST,
+        &group_schemas::CONSUMER_GROUP_DESCRIBE_RESPONSE,
+    ),
+    row(
+        Api::ListConfigResources,
+        "ListConfigResources",
+        0,
+        1,
+        &admin_schemas::LIST_CONFIG_RESOURCES_REQUEST,
+        &admin_schemas::LIST_CONFIG_RESOURCES_RESPONSE,
     ),
     row(
         Api::DescribeTopicPartitions,

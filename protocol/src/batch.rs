@@ -15,11 +15,17 @@
 //! without touching it. Source: KIP-98, `DefaultRecordBatch` of Kafka.
 
 mod builder;
+pub mod filter;
+mod recompress;
 mod record;
 
+use std::borrow::Cow;
+
+use bytes::{BufMut, BytesMut};
 use thiserror::Error;
 
 pub use self::builder::BatchBuilder;
+pub use self::recompress::{Compression, recompress};
 pub use self::record::{Header, Headers, Record, RecordIter, first_record_at_or_after};
 pub use crate::codec::{Codec, CodecError, Scratch, compress, decompress};
 use crate::wire::{Reader, WireError};
@@ -315,6 +321,25 @@ pub fn set_max_timestamp(batch: &mut [u8], timestamp_ms: i64) -> bool {
     put(batch, MAX_TIMESTAMP_AT, &new);
     update_crc(batch);
     true
+}
+
+/// Decompressed records as a batch in that codec holds them.
+fn packed(codec: Codec, records: &[u8], level: Option<i32>) -> Result<Cow<'_, [u8]>, CodecError> {
+    Ok(match codec {
+        Codec::None => Cow::Borrowed(records),
+        codec => Cow::Owned(compress(codec, records, level)?),
+    })
+}
+
+/// A batch with this header and these records, which are in the header's codec. Length and checksum
+/// are computed. Nothing when it would be larger than 2 GiB.
+fn sealed(mut header: BatchHeader, packed: &[u8]) -> Option<BytesMut> {
+    header.length = i32::try_from(HEADER_BYTES - LENGTH_PREFIX_BYTES + packed.len()).ok()?;
+    let mut batch = BytesMut::with_capacity(HEADER_BYTES + packed.len());
+    batch.put_slice(&header.to_bytes());
+    batch.put_slice(packed);
+    update_crc(&mut batch);
+    Some(batch)
 }
 
 /// Computes the CRC anew over a whole batch.

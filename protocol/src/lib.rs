@@ -13,6 +13,7 @@
 //! | [`error`] | Kafka's error codes |
 //! | [`produce`], [`fetch`] | our own framing of the two requests that carry batches |
 //! | [`leader`] | who leads now, as error responses tell clients |
+//! | [`offsets_topic`] | the records of `__consumer_offsets` |
 //! | [`api`] | the table of APIs, headers, and the bounded use of the generated codec |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::cast_sign_loss))]
@@ -24,6 +25,7 @@ pub mod codec;
 pub mod error;
 pub mod fetch;
 pub mod leader;
+pub mod offsets_topic;
 pub mod produce;
 pub mod validate;
 mod wire;

@@ -213,6 +213,10 @@ impl RecordError {
     }
 }
 
+/// The most records of a batch that are named in an answer, which must not grow far beyond its
+/// request; a client takes it of the others that they were refused because of these.
+pub const BLAMED_RECORDS_MAX: usize = 100;
+
 /// What a checked batch holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchSummary {
@@ -225,6 +229,33 @@ pub struct BatchSummary {
     pub max_timestamp: i64,
     /// Offset delta of the first record with that timestamp.
     pub max_timestamp_offset_delta: i32,
+}
+
+/// The records of a batch that break a rule of the topic, as their positions in it, once one of them
+/// did: Produce answers name all of them, at most [`BLAMED_RECORDS_MAX`], so that a client can send
+/// the others again.
+///
+/// `error` is what [`check_batch`] said of the same batch under the same rules.
+pub fn blamed_records(
+    batch: &[u8],
+    rules: &ProduceRules,
+    now_ms: i64,
+    scratch: &mut Scratch,
+    error: &RecordError,
+) -> Vec<i32> {
+    let Some(first) = error.record_index() else { return Vec::new() };
+    if !matches!(error, RecordError::KeyMissing { .. } | RecordError::InvalidTimestamp { .. }) {
+        return vec![first];
+    }
+    let Ok(whole) = BatchRef::parse(batch) else { return vec![first] };
+    let Ok(records) = whole.records(scratch, rules.max_decompressed_bytes) else { return vec![first] };
+    let is_blamed = |(index, record): (i32, Result<Record<'_>, BatchError>)| {
+        let outcome = check_record(&record.ok()?, index, &whole.header, rules, now_ms);
+        outcome.is_err_and(|error| error.record_index() == Some(index)).then_some(index)
+    };
+    let blamed: Vec<i32> = (0..).zip(records).filter_map(is_blamed).take(BLAMED_RECORDS_MAX).collect();
+    // The type of the batch's timestamps is to blame, and not one record.
+    if blamed.is_empty() { vec![first] } else { blamed }
 }
 
 /// Checks what a client sent for one partition: exactly one batch, acceptable under

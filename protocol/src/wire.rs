@@ -6,6 +6,10 @@ use bytes::{BufMut, BytesMut};
 use thiserror::Error;
 use uuid::Uuid;
 
+/// The most bytes that a string may have, however its length is written. Kafka's generated readers
+/// refuse a longer one, and its writers cannot write it; so what was read can be written.
+pub const STRING_BYTES_MAX: usize = 0x7fff;
+
 /// Why bytes are not what a message's schema says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum WireError {
@@ -183,11 +187,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A string of at most [`STRING_BYTES_MAX`] bytes.
     pub(crate) fn nullable_str(&mut self, form: Form) -> Result<Option<&'a str>, WireError> {
-        match self.nullable_bytes(form)? {
-            None => Ok(None),
-            Some(bytes) => std::str::from_utf8(bytes).map(Some).map_err(|_| WireError::InvalidUtf8),
+        let Some(length) = self.length(form)? else {
+            return Ok(None);
+        };
+        if length > STRING_BYTES_MAX {
+            return Err(WireError::InvalidLength(i64::try_from(length).unwrap_or(i64::MAX)));
         }
+        std::str::from_utf8(self.take(length)?).map(Some).map_err(|_| WireError::InvalidUtf8)
     }
 
     pub(crate) fn str(&mut self, form: Form) -> Result<&'a str, WireError> {
@@ -352,6 +360,20 @@ mod tests {
             let _ = reader.clone().str(Form::Compact);
             let _ = reader.clone().count(Form::Compact, 3);
             let _ = reader.skip_tagged_fields();
+        }
+    }
+
+    #[test]
+    fn strings_of_32_kib_are_refused_in_every_form() {
+        for form in [Form::Compact, Form::Long] {
+            for (length, is_allowed) in [(STRING_BYTES_MAX, true), (STRING_BYTES_MAX + 1, false)] {
+                let mut bytes = BytesMut::new();
+                bytes.put_length(form, length);
+                bytes.put_bytes(b'x', length);
+                let read = Reader::new(&bytes).str(form).map(str::len);
+                let refused = WireError::InvalidLength(i64::try_from(length).expect("it is small"));
+                assert_eq!(read, if is_allowed { Ok(length) } else { Err(refused) });
+            }
         }
     }
 

@@ -10,11 +10,7 @@ use corelog_protocol::batch::{BatchBuilder, Codec, Scratch, compress};
 use corelog_protocol::fetch::{FetchRequest, FetchResponse};
 use corelog_protocol::produce::{ProduceRequest, ProduceResponse};
 use corelog_protocol::validate::{ProduceRules, check_batch};
-use kafka_protocol::messages::{
-    ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, DescribeTopicPartitionsRequest, FindCoordinatorRequest, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
-};
+use kafka_protocol::messages::*;
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -163,6 +159,7 @@ fn decode_everything(bytes: &[u8]) -> usize {
         ApiVersionsRequest,
         CreateTopicsRequest,
         DeleteTopicsRequest,
+        DeleteRecordsRequest,
         DescribeClusterRequest,
         DescribeConfigsRequest,
         DescribeTopicPartitionsRequest,
@@ -170,7 +167,19 @@ fn decode_everything(bytes: &[u8]) -> usize {
         InitProducerIdRequest,
         ListOffsetsRequest,
         MetadataRequest,
-        OffsetForLeaderEpochRequest
+        OffsetForLeaderEpochRequest,
+        OffsetCommitRequest,
+        OffsetFetchRequest,
+        JoinGroupRequest,
+        HeartbeatRequest,
+        LeaveGroupRequest,
+        SyncGroupRequest,
+        DescribeGroupsRequest,
+        ListGroupsRequest,
+        DeleteGroupsRequest,
+        OffsetDeleteRequest,
+        ConsumerGroupHeartbeatRequest,
+        ConsumerGroupDescribeRequest
     );
     for version in -1..=18 {
         let frame = BytesMut::from(bytes);

@@ -25,7 +25,7 @@ pub mod keys;
 mod link;
 pub mod payload;
 mod producer;
-mod recorder;
+pub(crate) mod recorder;
 mod routes;
 pub mod run;
 pub mod scenario;

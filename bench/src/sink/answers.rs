@@ -47,9 +47,49 @@ fn host_and_port(address: SocketAddr) -> (StrBytes, i32) {
 
 pub(super) fn api_versions() -> ApiVersionsResponse {
     let mut response = api_versions_response();
-    let missing = [Api::OffsetForLeaderEpoch.key(), Api::DescribeTopicPartitions.key()];
-    response.api_keys.retain(|api| !missing.contains(&api.api_key));
+    response.api_keys.retain(|api| Api::from_key(api.api_key).is_some_and(is_served));
     response
+}
+
+fn is_served(api: Api) -> bool {
+    match api {
+        Api::Produce
+        | Api::Fetch
+        | Api::ListOffsets
+        | Api::Metadata
+        | Api::FindCoordinator
+        | Api::ApiVersions
+        | Api::CreateTopics
+        | Api::DeleteTopics
+        | Api::InitProducerId
+        | Api::DescribeConfigs
+        | Api::DescribeCluster => true,
+        Api::OffsetForLeaderEpoch
+        | Api::DeleteRecords
+        | Api::DescribeTopicPartitions
+        | Api::AlterConfigs
+        | Api::IncrementalAlterConfigs
+        | Api::ListConfigResources
+        | Api::CreatePartitions
+        | Api::AlterReplicaLogDirs
+        | Api::DescribeLogDirs
+        | Api::DescribeProducers
+        | Api::ElectLeaders
+        | Api::AlterPartitionReassignments
+        | Api::ListPartitionReassignments
+        | Api::OffsetCommit
+        | Api::OffsetFetch
+        | Api::OffsetDelete
+        | Api::JoinGroup
+        | Api::Heartbeat
+        | Api::LeaveGroup
+        | Api::SyncGroup
+        | Api::DescribeGroups
+        | Api::ListGroups
+        | Api::DeleteGroups
+        | Api::ConsumerGroupHeartbeat
+        | Api::ConsumerGroupDescribe => false,
+    }
 }
 
 /// Every topic that is asked for by name exists.

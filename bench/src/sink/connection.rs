@@ -260,9 +260,33 @@ impl Session {
             }
             Api::DescribeConfigs => output.put(header, &answers::describe_configs(decode(header, body)?)),
             Api::DescribeCluster => output.put(header, &answers::describe_cluster(self.address)),
-            Api::Produce | Api::Fetch | Api::OffsetForLeaderEpoch | Api::DescribeTopicPartitions => {
-                Err(Hangup::NotServed(header.api))
-            }
+            Api::Produce
+            | Api::Fetch
+            | Api::OffsetForLeaderEpoch
+            | Api::DeleteRecords
+            | Api::DescribeTopicPartitions
+            | Api::OffsetCommit
+            | Api::OffsetFetch
+            | Api::OffsetDelete
+            | Api::JoinGroup
+            | Api::Heartbeat
+            | Api::LeaveGroup
+            | Api::SyncGroup
+            | Api::DescribeGroups
+            | Api::ListGroups
+            | Api::DeleteGroups
+            | Api::ConsumerGroupHeartbeat
+            | Api::ConsumerGroupDescribe
+            | Api::AlterConfigs
+            | Api::IncrementalAlterConfigs
+            | Api::ListConfigResources
+            | Api::CreatePartitions
+            | Api::AlterReplicaLogDirs
+            | Api::DescribeLogDirs
+            | Api::DescribeProducers
+            | Api::ElectLeaders
+            | Api::AlterPartitionReassignments
+            | Api::ListPartitionReassignments => Err(Hangup::NotServed(header.api)),
         }
     }
 }

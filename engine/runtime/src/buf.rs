@@ -1,6 +1,5 @@
 //! The buffer of direct writes: aligned memory that the kernel may read from while we wait.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
@@ -8,16 +7,6 @@ use std::rc::Rc;
 use glommio::io::DmaBuffer;
 
 use crate::fs::BLOCK_BYTES;
-
-/// Smaller buffers are not worth keeping.
-const KEPT_BYTES_MIN: usize = 64 * 1024;
-/// How many buffers a thread keeps: they are 1 MiB at most, where it matters.
-const KEPT_MAX: usize = 8;
-
-thread_local! {
-    /// Buffers that were used and will be again, the newest last.
-    static KEPT: RefCell<Vec<Rc<DmaBuffer>>> = const { RefCell::new(Vec::new()) };
-}
 
 /// Memory aligned to [`BLOCK_BYTES`], whose length is a multiple of it. Not `Send`.
 pub struct AlignedBuf {
@@ -32,7 +21,7 @@ impl AlignedBuf {
     /// When `len` is zero or not a multiple of [`BLOCK_BYTES`].
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
-        let mut buf = Self::uninitialised(len);
+        let mut buf = Self::unfilled(len);
         buf.fill(0);
         buf
     }
@@ -41,30 +30,19 @@ impl AlignedBuf {
     #[must_use]
     pub fn padded(bytes: &[u8]) -> Self {
         let len = bytes.len().next_multiple_of(BLOCK_BYTES).max(BLOCK_BYTES);
-        let mut buf = Self::uninitialised(len);
+        let mut buf = Self::unfilled(len);
         buf[..bytes.len()].copy_from_slice(bytes);
         buf[bytes.len()..].fill(0);
         buf
     }
 
-    /// A buffer of `len` bytes of anything: for somebody who writes every one of them. A large one
-    /// is often one that was used before, since making one anew costs as much as filling it.
+    /// A buffer of `len` bytes of anything: for somebody who writes every one of them. On a shard it
+    /// is often one that was used before ([`crate::alloc`]).
     ///
     /// # Panics
     /// When `len` is zero or not a multiple of [`BLOCK_BYTES`].
     #[must_use]
     pub fn unfilled(len: usize) -> Self {
-        let used = KEPT.with_borrow_mut(|kept| {
-            let at = kept.iter().position(|buf| buf.len() == len)?;
-            Some(kept.swap_remove(at))
-        });
-        match used {
-            Some(inner) => Self { inner },
-            None => Self::uninitialised(len),
-        }
-    }
-
-    fn uninitialised(len: usize) -> Self {
         assert!(len > 0, "an aligned buffer is not empty");
         assert!(len.is_multiple_of(BLOCK_BYTES), "an aligned buffer is whole blocks, not {len} bytes");
         // Not from the executor's registered memory: that is at most 1 MiB and serves the reads.
@@ -95,22 +73,6 @@ impl AlignedBuf {
             return self;
         }
         Self::zeroed(self.inner.len())
-    }
-}
-
-impl Drop for AlignedBuf {
-    fn drop(&mut self) {
-        if self.inner.len() < KEPT_BYTES_MIN || Rc::strong_count(&self.inner) > 1 {
-            return;
-        }
-        // At the end of a thread there is nobody to keep it for.
-        let _ = KEPT.try_with(|kept| {
-            let mut kept = kept.borrow_mut();
-            if kept.len() == KEPT_MAX {
-                kept.remove(0);
-            }
-            kept.push(Rc::clone(&self.inner));
-        });
     }
 }
 

@@ -338,6 +338,27 @@ pub async fn exists(path: impl AsRef<Path>) -> io::Result<bool> {
     }
 }
 
+/// How much the file system of a path holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// In all.
+    pub total_bytes: u64,
+    /// What this process may still take.
+    pub usable_bytes: u64,
+}
+
+/// How much the file system of `path` holds.
+///
+/// # Errors
+/// `NotFound`, I/O errors.
+pub async fn space(path: impl AsRef<Path>) -> io::Result<Space> {
+    let path = path.as_ref().to_path_buf();
+    match current() {
+        Current::Real(shard) => real::fs::space(&shard, path).await,
+        Current::Sim(place) => place.space(path).await,
+    }
+}
+
 /// What [`read_small`] reads at most.
 const SMALL_FILE_BYTES_MAX: u64 = 4 << 20;
 

@@ -141,6 +141,10 @@ fn directories_list_sorted_and_renames_replace() {
         fs::rename(dir.join("a/z"), dir.join("moved")).await.unwrap();
         assert!(fs::exists(dir.join("moved")).await.unwrap());
         assert!(!fs::exists(dir.join("a/z")).await.unwrap());
+        let space = fs::space(&dir).await.unwrap();
+        assert!(space.total_bytes > 0 && space.usable_bytes <= space.total_bytes, "{space:?}");
+        let gone = fs::space(dir.join("a/z")).await.unwrap_err();
+        assert_eq!(gone.kind(), std::io::ErrorKind::NotFound);
         let full = fs::remove_dir(dir.join("a")).await.unwrap_err();
         assert_eq!(full.kind(), std::io::ErrorKind::DirectoryNotEmpty);
         fs::remove_dir(dir.join("a/b/c")).await.unwrap();

@@ -46,7 +46,7 @@ impl Engine {
     /// The same, asking `budget` before each read.
     pub async fn fetch_within(&self, spec: FetchSpec, budget: &mut impl ReadBudget) -> Vec<FetchOutcome> {
         let deadline = Instant::now() + spec.max_wait;
-        let (groups, total) = self.group(&spec.parts);
+        let (groups, total) = self.by_owner(&spec.parts);
         loop {
             let granted = budget.reserve(spec.max_bytes).await;
             let outcomes = self.read_groups(&groups, total, granted).await;
@@ -66,7 +66,7 @@ impl Engine {
         }
     }
 
-    fn group(&self, parts: &[FetchPart]) -> (Vec<Group>, usize) {
+    fn by_owner(&self, parts: &[FetchPart]) -> (Vec<Group>, usize) {
         let mut groups: BTreeMap<usize, Group> = BTreeMap::new();
         for (index, part) in parts.iter().enumerate() {
             if let Some(owner) = self.owner(&part.target) {

@@ -4,15 +4,17 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use corelog_protocol::error::ErrorCode;
 use corelog_runtime::mesh::{Incoming, Reply};
 use corelog_runtime::task;
 use corelog_runtime::time::Instant;
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::Engine;
 use super::boot::{GIVEN_UP, READY};
 use crate::api::{EpochEnd, FoundOffset, PartitionError, TopicError};
-use crate::messages::{Change, EpochPart, OffsetPart, ShardReply, ShardRequest};
+use crate::messages::{Change, EpochPart, OffsetPart, ShardReply, ShardRequest, TrimPart};
 use crate::meta::image::{MetaImage, TopicMeta};
 use crate::shard::Shard;
 use crate::types::{Offset, TopicPartition};
@@ -53,9 +55,36 @@ impl Engine {
                 let ends = epoch_ends(self.local(), &parts);
                 answer(reply, async move { ShardReply::EpochEnds(ends) });
             }
+            ShardRequest::Trim(parts) => {
+                let shard = Rc::clone(self.local());
+                answer(reply, async move { ShardReply::Trimmed(trim(&shard, parts).await) });
+            }
+            ShardRequest::Group(call) => {
+                let asked = self.local().group(call.target, call.client, call.request);
+                answer(reply, async move {
+                    let said = asked.await.unwrap_or(Err(ErrorCode::NotCoordinator));
+                    ShardReply::Group(Box::new(said))
+                });
+            }
+            ShardRequest::ListGroups(filter) => {
+                let groups = self.local().list_groups(&filter);
+                answer(reply, async move { ShardReply::Groups(groups) });
+            }
+            ShardRequest::Sizes(targets) => {
+                let shard = Rc::clone(self.local());
+                answer(reply, async move { ShardReply::Sizes(shard.sizes(&targets).await) });
+            }
+            ShardRequest::Producers(targets) => {
+                let producers = self.local().producers(&targets);
+                answer(reply, async move { ShardReply::Producers(producers) });
+            }
             ShardRequest::Stats => {
                 let stats = Box::new(self.own_stats());
                 answer(reply, async move { ShardReply::Stats(stats) });
+            }
+            ShardRequest::Details(wanted) => {
+                let shard = Rc::clone(self.local());
+                answer(reply, async move { ShardReply::Details(Box::new(shard.details(wanted).await)) });
             }
             ShardRequest::Connection(accepted, listener) => {
                 // Without a handler the node is not up yet or already down: the peer sees a close.
@@ -86,7 +115,7 @@ impl Engine {
                 ShardReply::Done
             }
             Change::Ready => {
-                self.local().spawn_reclaim();
+                self.local().spawn_removers();
                 self.inner.ready.raise(READY);
                 ShardReply::Done
             }
@@ -104,11 +133,23 @@ impl Engine {
                 let deleted = meta.delete_topics(topics).await;
                 self.everywhere(deleted, false).await
             }
+            Change::CreatePartitions(topics, validate_only) => {
+                let Some(meta) = self.inner.meta.get() else { return ShardReply::Topics(Vec::new()) };
+                let grown = meta.create_partitions(topics, validate_only).await;
+                self.everywhere(grown, validate_only).await
+            }
+            Change::AlterConfigs(requests, validate_only) => {
+                let Some(meta) = self.inner.meta.get() else {
+                    return ShardReply::ConfigsAltered(Vec::new());
+                };
+                let altered = meta.alter_configs(requests, validate_only).await;
+                self.inner.broadcast.reached(meta.image().version).await;
+                ShardReply::ConfigsAltered(altered)
+            }
             Change::ProducerIds(count) => ShardReply::ProducerIds(self.producer_ids(count).await),
             Change::Truncate(target, end) => {
                 ShardReply::Cut(self.local().truncate(target, end).await.map(|()| end))
             }
-            Change::Trim(target, start) => ShardReply::Cut(self.local().trim(target, start).await),
         }
     }
 
@@ -187,6 +228,11 @@ pub(super) async fn list_offsets(
         found.push(shard.list_offset(target, current, query).await);
     }
     found
+}
+
+/// All of them wait for the same sync.
+pub(super) async fn trim(shard: &Shard, parts: Vec<TrimPart>) -> Vec<Result<Offset, PartitionError>> {
+    join_all(parts.into_iter().map(|(target, to)| shard.trim(target, to))).await
 }
 
 pub(super) fn epoch_ends(shard: &Shard, parts: &[EpochPart]) -> Vec<Result<EpochEnd, PartitionError>> {

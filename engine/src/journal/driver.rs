@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use corelog_runtime::fs::{AlignedBuf, File};
+use corelog_runtime::fs::File;
 use corelog_runtime::task::{self, Class};
 use corelog_runtime::time::{self, Instant};
 
@@ -43,7 +43,7 @@ struct Write {
     queued_bytes: usize,
     submitted: Instant,
     /// `None` once completed.
-    future: Option<Boxed<io::Result<AlignedBuf>>>,
+    future: Option<Boxed<io::Result<()>>>,
 }
 
 struct Driver {
@@ -109,10 +109,10 @@ impl Driver {
             };
             if let Poll::Ready(result) = future.as_mut().poll(cx) {
                 write.future = None;
-                let buf = result.map_err(|error| io_error("write to", &self.inner.options.dir)(error))?;
+                result.map_err(|error| io_error("write to", &self.inner.options.dir)(error))?;
                 self.inner.meter.written(&write.header, write.submitted);
                 let mut state = self.inner.state.borrow_mut();
-                state.completed(write.header.generation, &write.file, buf);
+                state.completed(write.header.generation, &write.file);
             }
         }
         let mut moved = false;
@@ -160,7 +160,7 @@ impl Driver {
             return 0;
         };
         let writing = file.clone();
-        let future = async move { writing.write_at(buf, header.position_bytes).await };
+        let future = async move { writing.write_at(buf, header.position_bytes).await.map(drop) };
         let submitted = Instant::now();
         self.writes.push_back(Write {
             header,

@@ -25,9 +25,6 @@ const WORTHWHILE_COMMIT_BYTES: usize = 256 << 10;
 /// room) even when the journal is full.
 const MARK_BLOCKS_MAX: u64 = 16;
 
-/// Written buffers kept for the next commits.
-const KEPT_BUFFERS_MAX: usize = 8;
-
 /// A file whose entries count.
 pub(super) struct LiveFile {
     pub(super) path: PathBuf,
@@ -136,7 +133,6 @@ pub(super) struct State {
     recorded_live: u64,
     pub(super) next_generation: u64,
     pub(super) next_index: u64,
-    buffers: Vec<AlignedBuf>,
     pub(super) disk_full: bool,
     pub(super) fenced: Option<JournalError>,
     pub(super) closing: bool,
@@ -198,7 +194,6 @@ impl State {
             release_below: Lsn(0),
             next_generation,
             next_index,
-            buffers: Vec::new(),
             disk_full: false,
             fenced: None,
             closing: false,
@@ -420,7 +415,7 @@ impl State {
 
     fn build(&mut self, entries: usize, body_bytes: usize, closed: bool) -> Commit {
         let total = padded((COMMIT_HEADER_BYTES + body_bytes) as u64);
-        let mut buf = self.buffer(usize::try_from(total).expect("a commit fits the memory"));
+        let mut buf = AlignedBuf::unfilled(usize::try_from(total).expect("a commit fits the memory"));
         buf[..COMMIT_HEADER_BYTES].fill(0);
         let mut at = COMMIT_HEADER_BYTES;
         let mut lsn = self.link.lsn;
@@ -461,24 +456,13 @@ impl State {
         Commit { header, buf, file: self.head.file.clone(), queued_bytes: body_bytes }
     }
 
-    fn buffer(&mut self, len: usize) -> AlignedBuf {
-        match self.buffers.iter().position(|buf| buf.len() == len) {
-            Some(at) => self.buffers.swap_remove(at),
-            None => AlignedBuf::unfilled(len),
-        }
-    }
-
     // ---- completions ----
 
     /// A write completed (not necessarily all before it).
-    pub(super) fn completed(&mut self, generation: u64, file: &File, buf: AlignedBuf) {
+    pub(super) fn completed(&mut self, generation: u64, file: &File) {
         if !self.dirty.iter().any(|(dirty, _)| *dirty == generation) {
             self.dirty.push((generation, file.clone()));
         }
-        if self.buffers.len() >= KEPT_BUFFERS_MAX {
-            self.buffers.swap_remove(0);
-        }
-        self.buffers.push(buf);
     }
 
     /// This write and all before it completed.

@@ -49,6 +49,12 @@ impl LogError {
         move |source| Self::Io { action, path, source }
     }
 
+    /// Whether what was to be read went away meanwhile, as retention and truncation do: another look
+    /// finds what there is now.
+    pub fn is_stale(&self) -> bool {
+        matches!(self, Self::OutOfRange { .. } | Self::Truncated)
+    }
+
     /// Whether there was no space left: the operation may be repeated later.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Io { source, .. }

@@ -188,16 +188,21 @@ impl FileCache {
         unused.into_iter().for_each(close);
     }
 
-    /// Forgets a file that is about to be removed or replaced. Who reads it goes on reading.
+    /// Forgets a file that is about to be removed or replaced. Who reads it goes on reading; who
+    /// waits to read on would keep it on the disk.
     pub(super) fn forget(&self, log: LogId, base: Offset) {
-        let slot = {
+        let (slot, readers) = {
             let mut state = self.state.borrow_mut();
             let slot = state.slots.remove(&(log, base));
             if let Some(slot) = &slot {
                 state.by_use.remove(&slot.used);
             }
-            slot
+            let is_there =
+                |(owner, reader): &mut (LogId, Reader)| *owner == log && reader.segment_base() == base;
+            let readers: Vec<_> = state.readers.extract_if(.., is_there).collect();
+            (slot, readers)
         };
+        drop(readers);
         self.retire(slot);
     }
 

@@ -9,21 +9,25 @@ use crate::types::{LeaderEpoch, Offset, PartitionId, TopicId, TopicPartition};
 pub const HEADER_BYTES: u64 = BLOCK_BYTES as u64;
 
 const MAGIC: [u8; 8] = *b"CLSEGMNT";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// The version before, without the two last fields: it is still read.
+const UNCLEANED_VERSION: u32 = 2;
 const CRC_AT: usize = BLOCK_BYTES - 4;
 
 /// What the first block of a segment file says. Big-endian, as the batches behind it:
 ///
 /// ```text
 ///    0   8  magic "CLSEGMNT"
-///    8   4  format version, 1
+///    8   4  format version, 3; in version 2 there are zeros from 56 on
 ///   12   4  flags, 0
 ///   16  16  topic id
 ///   32   4  partition index
 ///   36   4  leader epoch of the first batch
 ///   40   8  base offset of the first batch
 ///   48   8  creation time, ms since 1970
-///   56      zero
+///   56   8  generation: 0 as flushed, else which replacement by compaction wrote it
+///   64   8  where the first segment begins that it did not replace; 0 as flushed
+///   72      zero
 /// 4092   4  CRC-32C of bytes 0..4092
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +40,17 @@ pub struct SegmentHeader {
     pub base_offset: Offset,
     /// When the file was created, for rolling by age.
     pub created_ms: i64,
+    /// What it replaced, when compaction wrote it.
+    pub replaces: Option<Replaced>,
+}
+
+/// What a segment took the place of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replaced {
+    /// Which of the partition's replacements it was, from 1.
+    pub generation: u64,
+    /// Where the first segment begins that it did not replace.
+    pub end: Offset,
 }
 
 /// Why a block is not the header of the segment that was asked for.
@@ -86,6 +101,11 @@ impl SegmentHeader {
         put(36, &self.leader_epoch.0.to_be_bytes());
         put(40, &self.base_offset.0.to_be_bytes());
         put(48, &self.created_ms.to_be_bytes());
+        if let Some(Replaced { generation, end }) = self.replaces {
+            assert!(generation > 0, "replacements are counted from 1");
+            put(56, &generation.to_be_bytes());
+            put(64, &end.0.to_be_bytes());
+        }
         let crc = crc32c::crc32c(&block[..CRC_AT]);
         block[CRC_AT..BLOCK_BYTES].copy_from_slice(&crc.to_be_bytes());
     }
@@ -105,13 +125,15 @@ impl SegmentHeader {
             return Err(HeaderError::Checksum);
         }
         let version = u32::from_be_bytes(field(block, 8));
-        if version != VERSION {
+        if version != VERSION && version != UNCLEANED_VERSION {
             return Err(HeaderError::NewerFormat(version));
         }
         let flags = u32::from_be_bytes(field(block, 12));
         if flags != 0 {
             return Err(HeaderError::Flags(flags));
         }
+        let generation = u64::from_be_bytes(field(block, 56));
+        let end = Offset(i64::from_be_bytes(field(block, 64)));
         Ok(Self {
             target: TopicPartition::new(
                 TopicId(Uuid::from_bytes(field(block, 16))),
@@ -120,7 +142,13 @@ impl SegmentHeader {
             leader_epoch: LeaderEpoch(i32::from_be_bytes(field(block, 36))),
             base_offset: Offset(i64::from_be_bytes(field(block, 40))),
             created_ms: i64::from_be_bytes(field(block, 48)),
+            replaces: (generation > 0).then_some(Replaced { generation, end }),
         })
+    }
+
+    /// Which replacement wrote the file; 0 for none. Its index is of the same.
+    pub(super) fn generation(&self) -> u64 {
+        self.replaces.map_or(0, |replaced| replaced.generation)
     }
 
     /// Whether this is the header of `target`'s segment at `base`.
@@ -150,7 +178,18 @@ mod tests {
             leader_epoch: LeaderEpoch(5),
             base_offset: Offset(1_000_000_007),
             created_ms: 1_700_000_000_123,
+            replaces: None,
         }
+    }
+
+    /// The block with this version in it.
+    fn of_version(header: &SegmentHeader, version: u8) -> Vec<u8> {
+        let mut block = vec![0; BLOCK_BYTES];
+        header.encode(&mut block);
+        block[11] = version;
+        let crc = crc32c::crc32c(&block[..CRC_AT]);
+        block[CRC_AT..].copy_from_slice(&crc.to_be_bytes());
+        block
     }
 
     #[test]
@@ -159,6 +198,16 @@ mod tests {
         header().encode(&mut block);
         assert_eq!(SegmentHeader::decode(&block), Ok(header()));
         assert_eq!(header().check(header().target, Offset(1_000_000_007)), Ok(()));
+        let replaced = Replaced { generation: u64::MAX, end: Offset(2_000_000_000) };
+        let cleaned = SegmentHeader { replaces: Some(replaced), ..header() };
+        let mut block = vec![0; BLOCK_BYTES];
+        cleaned.encode(&mut block);
+        assert_eq!(SegmentHeader::decode(&block), Ok(cleaned));
+    }
+
+    #[test]
+    fn a_header_of_the_version_before_is_read() {
+        assert_eq!(SegmentHeader::decode(&of_version(&header(), 2)), Ok(header()));
     }
 
     #[test]
@@ -175,12 +224,7 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_told_from_damage() {
-        let mut block = vec![0; BLOCK_BYTES];
-        header().encode(&mut block);
-        block[11] = 3;
-        let crc = crc32c::crc32c(&block[..CRC_AT]);
-        block[CRC_AT..].copy_from_slice(&crc.to_be_bytes());
-        assert_eq!(SegmentHeader::decode(&block), Err(HeaderError::NewerFormat(3)));
+        assert_eq!(SegmentHeader::decode(&of_version(&header(), 4)), Err(HeaderError::NewerFormat(4)));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use corelog_runtime::fs::BLOCK_BYTES;
 
-use super::header::{HEADER_BYTES, field};
+use super::header::{HEADER_BYTES, SegmentHeader, field};
 use crate::types::{Offset, TopicPartition};
 
 /// A full segment has at most about so many entries (64 KiB of memory for the active segment),
@@ -15,7 +15,9 @@ use crate::types::{Offset, TopicPartition};
 pub(super) const ENTRIES_MAX: u64 = 2048;
 
 const MAGIC: [u8; 4] = *b"CLIX";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// The version before, in which the generation is always 0: it is still read.
+const UNCLEANED_VERSION: u16 = 1;
 const CRC_AT: usize = 8;
 const ENTRIES_AT: usize = 64;
 const ENTRY_BYTES: usize = 32;
@@ -49,6 +51,22 @@ pub(super) struct Entry {
     pub(super) position_bytes: u64,
     /// The largest timestamp of all batches before this one in the segment.
     pub(super) max_before: MaxTimestamp,
+}
+
+/// Which segment an index is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct IndexedSegment {
+    pub(super) target: TopicPartition,
+    pub(super) base: Offset,
+    /// That of the segment's header: compaction replaces a segment under the same base.
+    pub(super) generation: u64,
+}
+
+impl IndexedSegment {
+    pub(super) fn of(header: &SegmentHeader) -> Self {
+        let (target, base) = (header.target, header.base_offset);
+        Self { target, base, generation: header.generation() }
+    }
 }
 
 /// What the index needs to know of a batch.
@@ -136,7 +154,7 @@ impl Index {
     ///
     /// ```text
     ///    0   4  magic "CLIX"
-    ///    4   2  format version, 1
+    ///    4   2  format version, 2; in version 1 there are zeros from 48 to 63
     ///    6   2  number of entries in this block, 1 to 126
     ///    8   4  CRC-32C of the block with these four bytes zero
     ///   12   4  number of this block in the file, from 0
@@ -144,11 +162,13 @@ impl Index {
     ///   32   4  partition index
     ///   36   4  zero
     ///   40   8  base offset of the segment
-    ///   48  16  zero
+    ///   48   8  generation of the segment
+    ///   56   8  zero
     ///   64  32  entries: offset 8, position in the segment 8, largest timestamp of all batches
     ///           before 8, base offset of the first batch that has it 8
     /// ```
-    pub(super) fn encode_block(&self, target: TopicPartition, number: usize, block: &mut [u8]) {
+    pub(super) fn encode_block(&self, segment: &IndexedSegment, number: usize, block: &mut [u8]) {
+        assert!(segment.base == self.entries[0].offset, "an index begins where its segment does");
         assert!(block.len() == BLOCK_BYTES, "the index is written in blocks");
         let from = number * ENTRIES_PER_BLOCK;
         let entries = &self.entries[from..self.entries.len().min(from + ENTRIES_PER_BLOCK)];
@@ -159,9 +179,10 @@ impl Index {
         put(4, &VERSION.to_be_bytes());
         put(6, &count.to_be_bytes());
         put(12, &number.to_be_bytes());
-        put(16, target.topic.0.as_bytes());
-        put(32, &target.partition.0.to_be_bytes());
-        put(40, &self.entries[0].offset.0.to_be_bytes());
+        put(16, segment.target.topic.0.as_bytes());
+        put(32, &segment.target.partition.0.to_be_bytes());
+        put(40, &segment.base.0.to_be_bytes());
+        put(48, &segment.generation.to_be_bytes());
         for (slot, entry) in entries.iter().enumerate() {
             let at = ENTRIES_AT + slot * ENTRY_BYTES;
             put(at, &entry.offset.0.to_be_bytes());
@@ -177,16 +198,15 @@ impl Index {
     /// entry beyond `upto` (offset and position), whichever comes first. What it does not cover
     /// is for the caller to scan.
     pub(super) fn decode(
-        target: TopicPartition,
-        base: Offset,
+        segment: &IndexedSegment,
         interval_bytes: u64,
         bytes: &[u8],
         upto: (Offset, u64),
     ) -> Self {
-        let mut index = Self::new(base, interval_bytes);
+        let mut index = Self::new(segment.base, interval_bytes);
         let (blocks, _) = bytes.as_chunks::<BLOCK_BYTES>();
         for (number, block) in blocks.iter().enumerate() {
-            let Some(entries) = decode_block(target, base, number, block) else {
+            let Some(entries) = decode_block(segment, number, block) else {
                 return index;
             };
             for (slot, entry) in entries.enumerate() {
@@ -210,22 +230,22 @@ impl Index {
     }
 }
 
-fn decode_block(
-    target: TopicPartition,
-    base: Offset,
+fn decode_block<'a>(
+    segment: &IndexedSegment,
     number: usize,
-    block: &[u8; BLOCK_BYTES],
-) -> Option<impl Iterator<Item = Entry> + '_> {
+    block: &'a [u8; BLOCK_BYTES],
+) -> Option<impl Iterator<Item = Entry> + use<'a>> {
     let crc = crc32c::crc32c_append(crc32c::crc32c(&block[..CRC_AT]), &[0; 4]);
     let crc = crc32c::crc32c_append(crc, &block[CRC_AT + 4..]);
     let count = usize::from(u16::from_be_bytes(field(block, 6)));
     let is_ours = block[..4] == MAGIC
         && crc == u32::from_be_bytes(field(block, CRC_AT))
-        && u16::from_be_bytes(field(block, 4)) == VERSION
+        && matches!(u16::from_be_bytes(field(block, 4)), VERSION | UNCLEANED_VERSION)
         && usize::try_from(u32::from_be_bytes(field(block, 12))) == Ok(number)
-        && block[16..32] == *target.topic.0.as_bytes()
-        && i32::from_be_bytes(field(block, 32)) == target.partition.0
-        && i64::from_be_bytes(field(block, 40)) == base.0
+        && block[16..32] == *segment.target.topic.0.as_bytes()
+        && i32::from_be_bytes(field(block, 32)) == segment.target.partition.0
+        && i64::from_be_bytes(field(block, 40)) == segment.base.0
+        && u64::from_be_bytes(field(block, 48)) == segment.generation
         && count <= ENTRIES_PER_BLOCK;
     is_ours.then(|| {
         (0..count).map(|slot| {
@@ -249,8 +269,11 @@ mod tests {
     use proptest::prelude::*;
     use uuid::Uuid;
 
-    fn target() -> TopicPartition {
-        TopicPartition::new(TopicId(Uuid::from_u128(9)), PartitionId(1))
+    const EVERYTHING: (Offset, u64) = (Offset(i64::MAX), u64::MAX);
+
+    fn segment() -> IndexedSegment {
+        let target = TopicPartition::new(TopicId(Uuid::from_u128(9)), PartitionId(1));
+        IndexedSegment { target, base: Offset(50), generation: 0 }
     }
 
     fn filled(batches: &[(i64, u64, i64)], interval: u64) -> (Index, Vec<(Indexed, u64)>) {
@@ -275,7 +298,7 @@ mod tests {
     fn file_of(index: &Index) -> Vec<u8> {
         let mut bytes = vec![0; index.blocks() * BLOCK_BYTES];
         for (number, block) in bytes.chunks_mut(BLOCK_BYTES).enumerate() {
-            index.encode_block(target(), number, block);
+            index.encode_block(&segment(), number, block);
         }
         bytes
     }
@@ -314,23 +337,21 @@ mod tests {
         ) {
             let (mut index, _) = filled(&all, 4096);
             index.close();
-            let everything = (Offset(i64::MAX), u64::MAX);
             let mut bytes = file_of(&index);
-            let read = |bytes: &[u8], upto| Index::decode(target(), Offset(50), 4096, bytes, upto);
-            prop_assert_eq!(&read(&bytes, everything), &index);
+            let read = |bytes: &[u8], upto| Index::decode(&segment(), 4096, bytes, upto);
+            prop_assert_eq!(&read(&bytes, EVERYTHING), &index);
             let half = index.entries()[index.entries().len() / 2];
             let cut = read(&bytes, (half.offset, half.position_bytes));
             prop_assert_eq!(cut.covered(), half);
             bytes[at.index(index.blocks() * BLOCK_BYTES)] ^= 1 << bit;
-            let damaged = read(&bytes, everything);
+            let damaged = read(&bytes, EVERYTHING);
             prop_assert!(index.entries().starts_with(damaged.entries()));
             prop_assert!(damaged.entries().len() < index.entries().len() || index.blocks() == 1);
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..9000)) {
-            let everything = (Offset(i64::MAX), u64::MAX);
-            let index = Index::decode(target(), Offset(50), 4096, &bytes, everything);
+            let index = Index::decode(&segment(), 4096, &bytes, EVERYTHING);
             prop_assert_eq!(index, Index::new(Offset(50), 4096));
         }
     }
@@ -339,8 +360,25 @@ mod tests {
     fn the_index_of_another_segment_is_not_used() {
         let (index, _) = filled(&[(10, 5000, 1); 20], 4096);
         let bytes = file_of(&index);
-        let everything = (Offset(i64::MAX), u64::MAX);
-        let other = Index::decode(target(), Offset(49), 4096, &bytes, everything);
-        assert_eq!(other, Index::new(Offset(49), 4096));
+        let base = Offset(49);
+        let other = Index::decode(&IndexedSegment { base, ..segment() }, 4096, &bytes, EVERYTHING);
+        assert_eq!(other, Index::new(base, 4096));
+        // The segment was replaced since.
+        let replaced = IndexedSegment { generation: 1, ..segment() };
+        assert_eq!(Index::decode(&replaced, 4096, &bytes, EVERYTHING), Index::new(Offset(50), 4096));
+    }
+
+    #[test]
+    fn an_index_of_the_version_before_is_read() {
+        let (mut index, _) = filled(&[(10, 5000, 1); 200], 4096);
+        index.close();
+        let mut bytes = file_of(&index);
+        for block in bytes.chunks_mut(BLOCK_BYTES) {
+            block[4..6].copy_from_slice(&UNCLEANED_VERSION.to_be_bytes());
+            block[CRC_AT..CRC_AT + 4].fill(0);
+            let crc = crc32c::crc32c(block);
+            block[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
+        }
+        assert_eq!(Index::decode(&segment(), 4096, &bytes, EVERYTHING), index);
     }
 }

@@ -10,10 +10,9 @@ use corelog_runtime::fs::{AlignedBuf, BLOCK_BYTES, File, OpenMode};
 use super::error::{Corruption, LogError};
 use super::files::OpenSegment;
 use super::header::SegmentHeader;
-use super::index::{ENTRIES_PER_BLOCK, Index};
+use super::index::{ENTRIES_PER_BLOCK, Index, IndexedSegment};
 use super::plan::BatchPlace;
 use super::read::{Bounds, Reader};
-use crate::types::TopicPartition;
 
 /// A larger index file than this was not written by us: it is not read.
 const INDEX_FILE_BYTES_MAX: u64 = 64 << 20;
@@ -33,9 +32,8 @@ pub(super) async fn load(
     bounds: Bounds,
 ) -> Result<Loaded, LogError> {
     let bytes = read_file(index_path).await;
-    let (target, base) = (segment.header.target, segment.header.base_offset);
     let upto = (bounds.end, bounds.file_bytes);
-    let index = Index::decode(target, base, interval_bytes, &bytes, upto);
+    let index = Index::decode(&IndexedSegment::of(&segment.header), interval_bytes, &bytes, upto);
     let mut loaded = Loaded { index, broken: None };
     let mut reader = Reader::new(Rc::clone(segment), loaded.index.covered());
     match scan(&mut reader, &mut loaded.index, bounds).await {
@@ -84,11 +82,11 @@ pub(super) async fn cut_file(path: &Path, header: &SegmentHeader, bounds: Bounds
     if bytes.is_empty() {
         return Ok(0);
     }
-    let (target, upto) = (header.target, (bounds.end, bounds.file_bytes));
-    let index = Index::decode(target, header.base_offset, 1, &bytes, upto);
+    let (segment, upto) = (IndexedSegment::of(header), (bounds.end, bounds.file_bytes));
+    let index = Index::decode(&segment, 1, &bytes, upto);
     let from = (index.blocks() - 1) * BLOCK_BYTES;
     let mut last = AlignedBuf::zeroed(BLOCK_BYTES);
-    index.encode_block(target, index.blocks() - 1, &mut last);
+    index.encode_block(&segment, index.blocks() - 1, &mut last);
     if bytes[from..] != last[..] {
         let file = File::open(path, OpenMode::ReadWrite).await?;
         file.truncate((from + BLOCK_BYTES) as u64).await?;
@@ -107,11 +105,11 @@ pub(super) struct Blocks {
 
 impl Blocks {
     /// The blocks that hold the entries from number `from` on.
-    pub(super) fn of(index: &Index, target: TopicPartition, from: usize) -> Self {
+    pub(super) fn of(index: &Index, segment: &IndexedSegment, from: usize) -> Self {
         let first = from.min(index.entries().len() - 1) / ENTRIES_PER_BLOCK;
         let mut buf = AlignedBuf::zeroed((index.blocks() - first) * BLOCK_BYTES);
         for (number, block) in buf.chunks_mut(BLOCK_BYTES).enumerate() {
-            index.encode_block(target, first + number, block);
+            index.encode_block(segment, first + number, block);
         }
         Self { buf, position_bytes: (first * BLOCK_BYTES) as u64 }
     }

@@ -11,8 +11,11 @@
 //!
 //! Read from here down: `write` flushes, truncates and deletes; `segments` knows which files
 //! there are; `read` is a position in them; `time` looks timestamps up; `plan`, `header` and
-//! `index` are pure; `files` is what the logs of a shard share; `verify` reads offline.
+//! `index` are pure; `files` is what the logs of a shard share; `verify` reads offline. `retain`
+//! judges what is too old or too much, from what `age` knows of the segments; `clean` is compaction.
 
+mod age;
+pub mod clean;
 mod error;
 mod files;
 mod header;
@@ -20,6 +23,7 @@ mod index;
 mod load;
 mod plan;
 mod read;
+pub mod retain;
 mod segments;
 mod time;
 pub mod verify;
@@ -30,10 +34,13 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+pub use self::age::Unflushed;
+use self::clean::source::ClosedBatches;
 pub use self::error::{CorruptReason, Corruption, LogError};
 pub use self::files::{FileCache, FileCacheOptions};
-pub use self::header::{HEADER_BYTES, HeaderError, SegmentHeader};
-use self::segments::Inner;
+pub use self::header::{HEADER_BYTES, HeaderError, Replaced, SegmentHeader};
+use self::retain::{Policy, Unknown, Verdict};
+use self::segments::{Inner, Wanted};
 use crate::planted::PlantedBug;
 use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
@@ -78,6 +85,8 @@ pub struct SegmentOptions {
     /// A segment ends at the first flush after it has become so old, counted from the creation
     /// of its file.
     pub segment_ms: i64,
+    /// Each segment takes its own share of this off `segment_ms`.
+    pub segment_jitter_ms: i64,
     /// At least so many bytes lie between two index entries.
     pub index_interval_bytes: u64,
     /// For the crash test.
@@ -90,6 +99,7 @@ impl Default for SegmentOptions {
         Self {
             segment_bytes: 1 << 30,
             segment_ms: 7 * 24 * 3_600_000,
+            segment_jitter_ms: 0,
             index_interval_bytes: 4096,
             planted: PlantedBug::NONE,
         }
@@ -117,6 +127,24 @@ pub struct SegmentInfo {
     pub bytes: u64,
     /// Whether it still grows.
     pub is_active: bool,
+}
+
+/// What a read for consumers found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RecordsRead {
+    /// Whole batches.
+    pub batches: Vec<Bytes>,
+    /// When there are none, the last filler that was passed over: the read goes on behind it.
+    pub filler: Option<Bytes>,
+}
+
+/// A segment whose file is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// Its first offset.
+    pub base: Offset,
+    /// Size of the file.
+    pub file_bytes: u64,
 }
 
 /// What the partition knows of its leader epochs: the epoch of the record at an offset, as far
@@ -195,7 +223,32 @@ impl SegmentLog {
         max_bytes: usize,
         at_least_one: bool,
     ) -> Result<Vec<Bytes>, LogError> {
-        self.inner.read(from, upto, max_bytes, at_least_one).await
+        let wanted = Wanted { from, upto, max_bytes, at_least_one, only_records: false };
+        Ok(self.inner.read(wanted).await?.batches)
+    }
+
+    /// As [`SegmentLog::read`], but without the fillers that stand for removed batches, as far as
+    /// there are others.
+    ///
+    /// # Errors
+    /// As [`SegmentLog::read`].
+    pub async fn read_records(
+        &self,
+        from: Offset,
+        upto: Offset,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Result<RecordsRead, LogError> {
+        let wanted = Wanted { from, upto, max_bytes, at_least_one, only_records: true };
+        self.inner.read(wanted).await
+    }
+
+    /// The batches of the closed segment that begins at `base`, for compaction.
+    ///
+    /// # Errors
+    /// Out of range or truncated when there is no such segment; corrupt; I/O errors.
+    pub async fn closed_batches(&self, base: Offset) -> Result<ClosedBatches, LogError> {
+        ClosedBatches::open(Rc::clone(&self.inner), base).await
     }
 
     /// The first record in the segments, at or above the log start, whose timestamp is
@@ -250,14 +303,51 @@ impl SegmentLog {
         write::delete_all(Rc::clone(&self.inner)).await
     }
 
-    /// Moves the log start and removes the segments that are wholly below it. Call it only when
-    /// a checkpoint with the present [`SegmentLog::position`] and the log start are synced in the
-    /// journal: an older position could name a file that is gone.
+    /// Moves the log start: nothing below it is read from now on. It never goes back.
+    pub fn set_log_start(&self, log_start: Offset) {
+        self.inner.set_log_start(log_start);
+    }
+
+    /// Moves the log start and removes the segments that are wholly below it. `stored` is the
+    /// position that a synced checkpoint names, together with a log start that is as far: the
+    /// segment that was active then stays, though it may be closed and below the log start by now,
+    /// since a replay from that checkpoint opens it.
     ///
     /// # Errors
     /// I/O errors: the log start has moved, what was not removed goes with the next call.
-    pub async fn delete_below(&self, log_start: Offset) -> Result<(), LogError> {
-        write::delete_below(Rc::clone(&self.inner), log_start).await
+    pub async fn delete_below(
+        &self,
+        log_start: Offset,
+        stored: SegmentPosition,
+    ) -> Result<Vec<Removed>, LogError> {
+        write::delete_below(Rc::clone(&self.inner), log_start, stored).await
+    }
+
+    /// Which segments have to go under this policy, and what has to be looked up before that can be
+    /// said. `roll_ms` of the policy is a yes or no: the age itself is that of the options.
+    pub fn judge(&self, policy: &Policy, unflushed: &Unflushed, now_ms: i64) -> Verdict {
+        self.inner.judge(policy, unflushed, now_ms)
+    }
+
+    /// Looks up what a verdict wanted to know. Runs in the class of the caller's task.
+    ///
+    /// # Errors
+    /// I/O errors, and corrupt where the active segment is.
+    pub async fn learn(&self, unknown: Unknown) -> Result<(), LogError> {
+        self.inner.learn(unknown).await
+    }
+
+    /// Whether an earlier sync failed: the log takes no more writes.
+    pub fn is_fenced(&self) -> bool {
+        self.inner.state.borrow().is_fenced
+    }
+
+    /// Lists the files, unless that was done before; [`SegmentLog::size_bytes`] is right then.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub async fn list(&self) -> Result<(), LogError> {
+        self.inner.ensure_listed().await
     }
 
     /// Bytes in the segments: the active one only until something made the log list its files.

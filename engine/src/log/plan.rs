@@ -27,8 +27,10 @@ pub(super) struct BatchPlace {
 impl BatchPlace {
     /// From a batch's header.
     pub(super) fn of(header: &BatchHeader) -> Self {
-        // A look-up by time never answers with a control record, so its timestamp counts nowhere.
-        let timestamp_ms = if header.is_control() { -1 } else { header.max_timestamp };
+        // A look-up by time never answers with a control record, so its timestamp counts nowhere. Nor
+        // does that of a batch whose records compaction removed.
+        let has_records = header.record_count > 0 && !header.is_control();
+        let timestamp_ms = if has_records { header.max_timestamp } else { -1 };
         Self {
             indexed: Indexed {
                 base: Offset(header.base_offset),

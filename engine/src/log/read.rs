@@ -1,5 +1,5 @@
-//! A reader of one partition's batches: large reads, one chunk ahead when it reads on, and the
-//! checks that every batch passes before anybody sees it. Reads in [`Class::Read`].
+//! A reader of one partition's batches: large reads, and the checks that every batch passes before
+//! anybody sees it. For fetches it reads one chunk ahead when it reads on, see [`Gait`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,8 +17,21 @@ use super::index::Entry;
 use super::plan::{TELLING_BYTES, align_down, align_up, is_padding_for_sure};
 use crate::types::{LeaderEpoch, Offset};
 
-/// Size of a cold read: as much as a shard may have in flight, see ADR 7.
-pub(super) const CHUNK_BYTES: u64 = 512 << 10;
+/// How a reader goes through a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gait {
+    class: Class,
+    chunk_bytes: u64,
+    reads_ahead: bool,
+}
+
+impl Gait {
+    /// Somebody waits. A chunk is as much as a shard may have in flight, see ADR 7.
+    pub(super) const FETCH: Self = Self { class: Class::Read, chunk_bytes: 256 << 10, reads_ahead: true };
+    /// Nobody waits: little at a time, and one thing after the other.
+    pub(super) const CLEAN: Self =
+        Self { class: Class::Background, chunk_bytes: 256 << 10, reads_ahead: false };
+}
 
 /// Up to where a segment may be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +70,7 @@ struct Ahead {
 
 /// A position in a segment, and the chunks around it.
 pub(super) struct Reader {
+    gait: Gait,
     segment: Rc<OpenSegment>,
     position_bytes: u64,
     offset: Offset,
@@ -68,11 +82,24 @@ pub(super) struct Reader {
     is_sequential: bool,
 }
 
+/// Where a reader stood.
+pub(super) struct Mark {
+    segment: Rc<OpenSegment>,
+    position_bytes: u64,
+    offset: Offset,
+    epoch_min: LeaderEpoch,
+}
+
 impl Reader {
     /// Starts at a batch that an index knows.
     pub(super) fn new(segment: Rc<OpenSegment>, at: Entry) -> Self {
+        Self::with_gait(segment, at, Gait::FETCH)
+    }
+
+    pub(super) fn with_gait(segment: Rc<OpenSegment>, at: Entry, gait: Gait) -> Self {
         let epoch_min = segment.header.leader_epoch;
         Self {
+            gait,
             segment,
             position_bytes: at.position_bytes,
             offset: at.offset,
@@ -105,6 +132,27 @@ impl Reader {
 
     pub(super) fn segment_base(&self) -> Offset {
         self.segment.header.base_offset
+    }
+
+    /// Where it stands, to come back to.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            segment: Rc::clone(&self.segment),
+            position_bytes: self.position_bytes,
+            offset: self.offset,
+            epoch_min: self.epoch_min,
+        }
+    }
+
+    /// Goes back to where it stood.
+    pub(super) fn return_to(&mut self, mark: Mark) {
+        let Mark { segment, position_bytes, offset, epoch_min } = mark;
+        if !Rc::ptr_eq(&self.segment, &segment) {
+            self.chunks.clear();
+            self.ahead = None;
+        }
+        (self.segment, self.position_bytes, self.offset) = (segment, position_bytes, offset);
+        self.epoch_min = epoch_min;
     }
 
     /// Called when a read takes up where an earlier one stopped.
@@ -216,7 +264,7 @@ impl Reader {
     /// Reads the chunk that holds `position_bytes`.
     async fn load(&mut self, position_bytes: u64, bounds: Bounds) -> Result<(), LogError> {
         let start = align_down(position_bytes);
-        let wanted = bounds.file_bytes.saturating_sub(start).min(CHUNK_BYTES);
+        let wanted = bounds.file_bytes.saturating_sub(start).min(self.gait.chunk_bytes);
         let read = match self.ahead.take() {
             Some(ahead) if ahead.start == start => ahead.read,
             _ => self.start_read(start, wanted),
@@ -236,13 +284,13 @@ impl Reader {
     }
 
     fn read_ahead(&mut self, bounds: Bounds) {
-        if !self.is_sequential || self.ahead.is_some() {
+        if !self.gait.reads_ahead || !self.is_sequential || self.ahead.is_some() {
             return;
         }
         let Some(start) = self.chunks.back().map(Chunk::end) else {
             return;
         };
-        let len = bounds.file_bytes.saturating_sub(start).min(CHUNK_BYTES);
+        let len = bounds.file_bytes.saturating_sub(start).min(self.gait.chunk_bytes);
         if len > 0 {
             let read = self.start_read(start, len);
             self.ahead = Some(Ahead { start, read });
@@ -252,7 +300,7 @@ impl Reader {
     fn start_read(&self, start: u64, len: u64) -> Join<io::Result<Bytes>> {
         let file = self.segment.file.clone();
         let len = usize::try_from(len).expect("at most a chunk");
-        spawn_join(Class::Read, async move { file.read_at(start, len).await })
+        spawn_join(self.gait.class, async move { file.read_at(start, len).await })
     }
 
     /// The error for what is wrong at the position.

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use corelog_protocol::batch::BatchHeader;
+use corelog_protocol::batch::filter::is_filler;
 use corelog_runtime::fs::{self, OpenMode};
 use tokio::sync::Mutex;
 
@@ -17,8 +18,9 @@ use super::header::HEADER_BYTES;
 use super::index::{Entry, MaxTimestamp, interval_bytes};
 use super::load::{self, Loaded};
 use super::read::{Bounds, Reader};
+use super::retain::roll_after_ms;
 use super::write::Writer;
-use super::{EpochAt, SegmentInfo, SegmentOptions, SegmentPosition};
+use super::{EpochAt, RecordsRead, SegmentInfo, SegmentOptions, SegmentPosition};
 use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 const SEGMENT_SUFFIX: &str = ".log";
@@ -27,12 +29,36 @@ const INDEX_SUFFIX: &str = ".index";
 /// A read of up to so many bytes is copied out of the chunks.
 const COPIED_BYTES_MAX: usize = 64 << 10;
 
+/// A read that leaves fillers out passes over so many of them in a row at most.
+const FILLERS_PASSED_MAX: usize = 8;
+
+/// What a read is to find.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) from: Offset,
+    pub(super) upto: Offset,
+    pub(super) max_bytes: usize,
+    pub(super) at_least_one: bool,
+    /// Whether fillers are left out.
+    pub(super) only_records: bool,
+}
+
 /// A closed segment: it ends where the next one begins.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Closed {
     pub(super) file_bytes: u64,
     /// The largest timestamp in it, once known.
     pub(super) max: Option<MaxTimestamp>,
+    /// When its newest record was written, as retention counts it, once known: the largest timestamp,
+    /// or an upper bound where there is none.
+    pub(super) newest_ms: Option<i64>,
+}
+
+impl Closed {
+    /// One of which only the file is known.
+    pub(super) fn unread(file_bytes: u64) -> Self {
+        Self { file_bytes, max: None, newest_ms: None }
+    }
 }
 
 pub(super) struct State {
@@ -43,6 +69,10 @@ pub(super) struct State {
     pub(super) closed: Option<BTreeMap<Offset, Closed>>,
     /// Covers exactly what is below the position's `next`, unless it is broken.
     pub(super) active: Option<Loaded>,
+    /// When the active segment's file was made, where that is known.
+    pub(super) active_created_ms: Option<i64>,
+    /// The largest timestamp in the active segment up to a position, where its index is not loaded.
+    pub(super) active_newest: Option<(SegmentPosition, i64)>,
     /// Counts the changes of `position` and `closed`: whoever awaited in between looks again.
     pub(super) layout: u64,
     /// Counts truncations: what was read before does not count any more.
@@ -93,6 +123,8 @@ impl Inner {
             options,
             closed: None,
             active: None,
+            active_created_ms: None,
+            active_newest: None,
             layout: 0,
             truncations: 0,
             is_deleted: false,
@@ -108,6 +140,20 @@ impl Inner {
 
     pub(super) fn options(&self) -> SegmentOptions {
         self.state.borrow().options
+    }
+
+    /// The options as they count for the active segment: less its share of the jitter.
+    pub(super) fn options_now(&self) -> SegmentOptions {
+        let state = self.state.borrow();
+        let SegmentOptions { segment_ms, segment_jitter_ms, .. } = state.options;
+        let base = state.position.segment_base;
+        let segment_ms = roll_after_ms(self.target, base, segment_ms, segment_jitter_ms);
+        SegmentOptions { segment_ms, ..state.options }
+    }
+
+    pub(super) fn set_log_start(&self, log_start: Offset) {
+        let mut state = self.state.borrow_mut();
+        state.log_start = state.log_start.max(log_start);
     }
 
     pub(super) fn set_options(&self, options: SegmentOptions) {
@@ -144,7 +190,7 @@ impl Inner {
             if state.layout == layout && state.closed.is_none() {
                 let active = state.position.segment_base;
                 let closed = found.segments.into_iter().filter(|(base, _)| *base < active);
-                let closed = closed.map(|(base, file_bytes)| (base, Closed { file_bytes, max: None }));
+                let closed = closed.map(|(base, file_bytes)| (base, Closed::unread(file_bytes)));
                 state.closed = Some(closed.collect());
             }
         }
@@ -200,7 +246,7 @@ impl Inner {
     }
 
     /// The error for a segment that was there a moment ago.
-    fn gone(&self, base: Offset) -> LogError {
+    pub(super) fn gone(&self, base: Offset) -> LogError {
         let state = self.state.borrow();
         if state.is_deleted {
             LogError::Deleted
@@ -273,6 +319,9 @@ impl Inner {
             && covered.offset == bounds.end
         {
             closed.max = Some(covered.max_before);
+            if covered.max_before.timestamp_ms >= 0 {
+                closed.newest_ms = Some(covered.max_before.timestamp_ms);
+            }
         }
     }
 
@@ -335,7 +384,7 @@ impl Inner {
         }
     }
 
-    fn check_epoch(&self, reader: &Reader, header: &BatchHeader) -> Result<(), LogError> {
+    pub(super) fn check_epoch(&self, reader: &Reader, header: &BatchHeader) -> Result<(), LogError> {
         let epoch_at = self.state.borrow().epoch_at.clone();
         let known = epoch_at.and_then(|epoch_at| epoch_at(Offset(header.base_offset)));
         match known {
@@ -347,31 +396,29 @@ impl Inner {
         }
     }
 
-    pub(super) async fn read(
-        &self,
-        from: Offset,
-        upto: Offset,
-        max_bytes: usize,
-        at_least_one: bool,
-    ) -> Result<Vec<Bytes>, LogError> {
+    pub(super) async fn read(&self, wanted: Wanted) -> Result<RecordsRead, LogError> {
         self.ensure_listed().await?;
-        let Place::Segment(base) = self.locate(from)? else {
-            return Ok(Vec::new());
+        let mut found = RecordsRead::default();
+        let Place::Segment(base) = self.locate(wanted.from)? else {
+            return Ok(found);
         };
         let truncations = self.state.borrow().truncations;
-        let mut reader = self.reader_at(base, from).await?;
-        let mut batches = Vec::new();
-        let collected = self.collect(&mut reader, &mut batches, upto, max_bytes, at_least_one).await;
+        let mut reader = self.reader_at(base, wanted.from).await?;
+        let collected = self.collect(&mut reader, &wanted, &mut found).await;
         self.check_untouched(truncations)?;
         match collected {
             Ok(()) => self.files.keep_reader(self.id, reader),
             // What came before the error is good; the next read meets the error first.
-            Err(error) if !batches.is_empty() => {
+            Err(error) if !found.batches.is_empty() => {
                 tracing::debug!(partition = %self.target, %error, "a read ends early");
             }
             Err(error) => return Err(error),
         }
-        Ok(copied_if_small(batches))
+        found.batches = copied_if_small(found.batches);
+        // A slice would keep the whole chunk in memory.
+        let filler = found.filler.filter(|_| found.batches.is_empty());
+        found.filler = filler.map(|filler| Bytes::copy_from_slice(&filler));
+        Ok(found)
     }
 
     pub(super) async fn batch_base_of(&self, offset: Offset) -> Result<Option<Offset>, LogError> {
@@ -401,22 +448,40 @@ impl Inner {
     async fn collect(
         &self,
         reader: &mut Reader,
-        batches: &mut Vec<Bytes>,
-        upto: Offset,
-        max_bytes: usize,
-        at_least_one: bool,
+        wanted: &Wanted,
+        found: &mut RecordsRead,
     ) -> Result<(), LogError> {
-        let mut room = max_bytes;
-        while let Some((header, bounds)) = self.peek(reader).await? {
+        let mut room = wanted.max_bytes;
+        // Where the fillers begin that no batch has followed yet, and how many there are.
+        let mut gap = None;
+        let mut passed = 0;
+        loop {
+            let Some((header, bounds)) = self.peek(reader).await? else {
+                reader.release();
+                break;
+            };
             let len = header.total_len();
-            let is_free = at_least_one && batches.is_empty();
-            if header.next_offset() > upto.0 || (len > room && !is_free) {
-                return Ok(());
+            let is_passed = wanted.only_records && is_filler(&header);
+            let is_free = is_passed || (wanted.at_least_one && found.batches.is_empty());
+            if header.next_offset() > wanted.upto.0 || (len > room && !is_free) {
+                break;
             }
-            batches.push(reader.take(&header, bounds).await?);
-            room = room.saturating_sub(len);
+            if !is_passed {
+                found.batches.push(reader.take(&header, bounds).await?);
+                room = room.saturating_sub(len);
+                (gap, passed) = (None, 0);
+            } else if passed < FILLERS_PASSED_MAX {
+                gap.get_or_insert_with(|| reader.mark());
+                found.filler = Some(reader.take(&header, bounds).await?);
+                passed += 1;
+            } else {
+                break;
+            }
         }
-        reader.release();
+        // The next read begins behind the last batch, and so must the reader.
+        if let Some(gap) = gap.filter(|_| !found.batches.is_empty()) {
+            reader.return_to(gap);
+        }
         Ok(())
     }
 

@@ -147,6 +147,7 @@ impl SegmentScan {
             leader_epoch: LeaderEpoch(i32::MIN),
             base_offset: found.base,
             created_ms: 0,
+            replaces: None,
         };
         let header = found.header.clone().unwrap_or(unknown);
         let segment = Rc::new(OpenSegment::new(&found.path, file, header));

@@ -19,11 +19,11 @@ use tokio::sync::oneshot;
 use super::error::{CorruptReason, LogError};
 use super::files::OpenSegment;
 use super::header::{HEADER_BYTES, SegmentHeader};
-use super::index::Index;
+use super::index::{Index, IndexedSegment};
 use super::load::{self, Blocks, Loaded};
 use super::plan::{BatchPlace, Piece, Plan, plan};
 use super::segments::{Closed, Inner, State, list};
-use super::{Roll, SegmentPosition};
+use super::{Removed, Roll, SegmentPosition};
 use crate::planted::Planted;
 use crate::types::Offset;
 
@@ -44,7 +44,6 @@ pub(super) struct Writer {
     is_prepared: bool,
     /// The partition's directory was made, and the directories above it are not synced yet.
     is_dir_new: bool,
-    created_ms: i64,
     /// Entries that the active segment's index file has.
     indexed: usize,
 }
@@ -107,32 +106,45 @@ pub(super) async fn delete_all(log: Rc<Inner>) -> Result<(), LogError> {
     .await
 }
 
-pub(super) async fn delete_below(log: Rc<Inner>, log_start: Offset) -> Result<(), LogError> {
+pub(super) async fn delete_below(
+    log: Rc<Inner>,
+    log_start: Offset,
+    stored: SegmentPosition,
+) -> Result<Vec<Removed>, LogError> {
     run_to_end(async move {
         let _writer = log.writer.lock().await;
-        {
-            let mut state = log.state.borrow_mut();
-            state.log_start = state.log_start.max(log_start);
-        }
+        check_writable(&log)?;
+        log.set_log_start(log_start);
         log.ensure_listed().await?;
-        let below = forget_below(&mut log.state.borrow_mut(), log_start);
-        remove_segments(&log, &below).await
+        let below = take_below(&mut log.state.borrow_mut(), log_start, stored);
+        let bases: Vec<_> = below.iter().map(|(base, _)| *base).collect();
+        let result = remove_segments(&log, &bases).await;
+        if result.is_err()
+            && let Some(closed) = &mut log.state.borrow_mut().closed
+        {
+            // Some of the files may be there still. To remove what is gone does no harm.
+            closed.extend(below.iter().copied());
+        }
+        result?;
+        let removed = |(base, closed): (Offset, Closed)| Removed { base, file_bytes: closed.file_bytes };
+        Ok(below.into_iter().map(removed).collect())
     })
     .await
 }
 
-/// Takes the closed segments that end at or below the log start off the list.
-fn forget_below(state: &mut State, log_start: Offset) -> Vec<Offset> {
+/// Takes the closed segments off the list that end at or below the log start, and that the stored
+/// position does not name.
+fn take_below(state: &mut State, log_start: Offset, stored: SegmentPosition) -> Vec<(Offset, Closed)> {
     let active = state.position.segment_base;
     let closed = state.closed.as_mut().expect("listed before");
     let mut below = Vec::new();
     while let Some((base, segment)) = closed.pop_first() {
         let end = closed.first_key_value().map_or(active, |(next, _)| *next);
-        if end > log_start {
+        if end > log_start || base >= stored.segment_base {
             closed.insert(base, segment);
             break;
         }
-        below.push(base);
+        below.push((base, segment));
     }
     state.layout += 1;
     below
@@ -155,8 +167,9 @@ impl Writer {
         }
         self.prepare(log).await?;
         let places: Vec<_> = batches.iter().map(place).collect();
-        let age_ms = time::unix_time_ms().saturating_sub(self.created_ms);
-        let plan = plan(log.position(), &places, roll, &log.options(), age_ms);
+        let created_ms = log.state.borrow().active_created_ms.unwrap_or(i64::MAX);
+        let age_ms = time::unix_time_ms().saturating_sub(created_ms);
+        let plan = plan(log.position(), &places, roll, &log.options_now(), age_ms);
         if plan.pieces.is_empty() {
             return Ok(Vec::new());
         }
@@ -213,12 +226,12 @@ impl Writer {
             return log.open(piece.segment_base).await;
         }
         let segment = if piece.is_new() {
-            self.created_ms = time::unix_time_ms();
             let header = SegmentHeader {
                 target: log.target,
                 leader_epoch: places[piece.batches.start].leader_epoch,
                 base_offset: piece.segment_base,
-                created_ms: self.created_ms,
+                created_ms: time::unix_time_ms(),
+                replaces: None,
             };
             create(log, header).await?
         } else {
@@ -241,6 +254,7 @@ impl Writer {
         segments: &[Rc<OpenSegment>],
     ) -> Vec<Behind> {
         let mut behind = Vec::new();
+        let now_ms = time::unix_time_ms();
         let mut state = log.state.borrow_mut();
         let interval_bytes = state.interval_bytes();
         let before = state.position;
@@ -257,12 +271,14 @@ impl Writer {
             }
             if piece.closes {
                 let file_bytes = piece.write.end.max(before.position_bytes_in(piece));
-                behind.extend(self.close(log, &mut state, piece, file_bytes, &mut loaded));
+                behind.extend(self.close(segment, &mut state, piece, file_bytes, &mut loaded, now_ms));
                 // Unless somebody has loaded it from the file in this very moment.
                 let _ = segment.index.set(loaded);
+                state.active_created_ms = None;
             } else {
-                behind.extend(self.behind(log, &loaded));
+                behind.extend(self.behind(segment, &loaded));
                 state.active = Some(loaded);
+                state.active_created_ms = Some(segment.header.created_ms);
             }
         }
         state.position = plan.end;
@@ -272,16 +288,21 @@ impl Writer {
 
     fn close(
         &self,
-        log: &Inner,
+        segment: &OpenSegment,
         state: &mut State,
         piece: &Piece,
         file_bytes: u64,
         loaded: &mut Loaded,
+        now_ms: i64,
     ) -> Option<Behind> {
         let is_whole = loaded.broken.is_none();
-        let max = is_whole.then(|| loaded.index.covered().max_before);
+        let known = loaded.index.covered().max_before;
+        let max = is_whole.then_some(known);
+        // Where timestamps do not tell, nothing in it is newer than this moment.
+        let is_told = is_whole && known.timestamp_ms >= 0;
+        let newest_ms = if is_told { known.timestamp_ms } else { known.timestamp_ms.max(now_ms) };
         let closed = state.closed.as_mut().expect("prepared: the segments are listed");
-        closed.insert(piece.segment_base, Closed { file_bytes, max });
+        closed.insert(piece.segment_base, Closed { file_bytes, max, newest_ms: Some(newest_ms) });
         if !is_whole {
             return None;
         }
@@ -290,18 +311,18 @@ impl Writer {
         let is_short = file_bytes - HEADER_BYTES <= state.interval_bytes().max(HEADER_BYTES);
         (!is_short).then(|| Behind {
             base: piece.segment_base,
-            blocks: Blocks::of(&loaded.index, log.target, self.indexed),
+            blocks: Blocks::of(&loaded.index, &IndexedSegment::of(&segment.header), self.indexed),
             indexed: None,
         })
     }
 
     /// The active segment's new index entries, when there are enough.
-    fn behind(&self, log: &Inner, loaded: &Loaded) -> Option<Behind> {
+    fn behind(&self, segment: &OpenSegment, loaded: &Loaded) -> Option<Behind> {
         let entries = loaded.index.entries();
         let is_due = entries.len() >= self.indexed + INDEX_ENTRIES_BEHIND_MAX;
         is_due.then(|| Behind {
             base: entries[0].offset,
-            blocks: Blocks::of(&loaded.index, log.target, self.indexed),
+            blocks: Blocks::of(&loaded.index, &IndexedSegment::of(&segment.header), self.indexed),
             indexed: Some(entries.len()),
         })
     }
@@ -339,6 +360,7 @@ impl Writer {
         remove_left_overs(log, at).await?;
         if !is_new {
             let segment = log.open(at.segment_base).await?;
+            log.state.borrow_mut().active_created_ms = Some(segment.header.created_ms);
             let len = segment.file.len().await;
             let len = len.map_err(LogError::io("reading the length of", &segment.path))?;
             if len < at.position_bytes {
@@ -348,7 +370,6 @@ impl Writer {
                 let cut = segment.file.truncate(at.position_bytes).await;
                 cut.map_err(LogError::io("truncating", &segment.path))?;
             }
-            self.created_ms = segment.header.created_ms;
             let path = log.index_path(at.segment_base);
             let bounds = log.bounds(at.segment_base).expect("the active segment has bounds");
             let cut = load::cut_file(&path, &segment.header, bounds).await;
@@ -373,11 +394,13 @@ impl Writer {
             state.layout += 1;
             state.position = SegmentPosition::start(offset);
             state.active = None;
+            state.active_created_ms = None;
             let closed = state.closed.as_mut().expect("listed above");
-            closed.insert(at.segment_base, Closed { file_bytes: at.position_bytes, max: None });
+            closed.insert(at.segment_base, Closed::unread(at.position_bytes));
             let removed: Vec<_> = closed.split_off(&offset).into_keys().collect();
             if let Some(mut last) = closed.last_entry() {
-                last.get_mut().max = None;
+                // Of what it still holds.
+                *last.get_mut() = Closed::unread(last.get().file_bytes);
             }
             removed
         };
@@ -479,13 +502,11 @@ async fn write_range(
     mut source: Source<'_>,
 ) -> io::Result<()> {
     let mut in_flight = FuturesUnordered::new();
-    let mut spare: Option<AlignedBuf> = None;
     let mut position = range.start;
     let mut result = Ok(());
     while position < range.end && result.is_ok() {
         let len = usize::try_from((range.end - position).min(WRITE_BYTES_MAX)).expect("1 MiB");
-        let reused = spare.take().filter(|buf| buf.len() == len);
-        let mut buf = reused.unwrap_or_else(|| AlignedBuf::unfilled(len));
+        let mut buf = AlignedBuf::unfilled(len);
         if position == 0 {
             buf[..BLOCK_BYTES].fill(0);
             header.expect("a new file begins with its header").encode(&mut buf[..BLOCK_BYTES]);
@@ -498,7 +519,7 @@ async fn write_range(
         if in_flight.len() == WRITES_IN_FLIGHT_MAX
             && let Some(written) = in_flight.next().await
         {
-            result = written.map(|buf| spare = Some(buf));
+            result = written.map(drop);
         }
         task::yield_if_needed().await;
     }

@@ -48,6 +48,62 @@ pub enum MetaCommand {
         /// How many.
         count: u32,
     },
+    /// Gives topics more partitions; each succeeds or fails by itself.
+    CreatePartitions {
+        /// The topics.
+        topics: Vec<NewPartitions>,
+    },
+    /// Changes configs; each change is made as a whole, or not at all.
+    AlterConfigs {
+        /// The changes.
+        changes: Vec<ConfigChange>,
+    },
+}
+
+/// More partitions for a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPartitions {
+    /// The topic.
+    pub name: String,
+    /// How many partitions it has then.
+    pub count: i32,
+    /// The replicas of each new one, where the client says.
+    pub assignments: Option<Vec<Vec<NodeId>>>,
+}
+
+/// Whose configs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConfigOwner {
+    /// A topic's.
+    Topic(TopicId),
+    /// Of all nodes.
+    AllNodes,
+    /// One node's.
+    Node(NodeId),
+}
+
+/// New configs, decided and checked by the proposer. They are taken over if they are what the
+/// proposer knew them to be, so that of two who change at once none undoes the other's work, and
+/// applying needs no knowledge of what configs there are: a log gives the same image in every version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigChange {
+    /// Whose.
+    pub owner: ConfigOwner,
+    /// What is set now.
+    pub before: BTreeMap<String, String>,
+    /// What is to be set.
+    pub after: BTreeMap<String, String>,
+}
+
+/// What became of a [`ConfigChange`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConfigOutcome {
+    /// It was made.
+    Made,
+    /// Something else is set: the change has to be decided anew.
+    Outdated,
+    /// There is no such topic any more.
+    UnknownTopic,
 }
 
 /// A topic to create, with everything decided that the state machine does not decide.
@@ -102,4 +158,8 @@ pub enum MetaReply {
     },
     /// The cluster has used up all producer ids.
     ProducerIdsExhausted,
+    /// The topics with their new partitions, or refusals, in the order of the command.
+    PartitionsCreated(Vec<Result<Arc<TopicMeta>, TopicError>>),
+    /// What became of each change, in the order of the command.
+    ConfigsAltered(Vec<ConfigOutcome>),
 }

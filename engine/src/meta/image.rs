@@ -20,13 +20,24 @@ pub struct MetaImage {
     pub topics: BTreeMap<TopicId, Arc<TopicMeta>>,
     /// Ids by topic name.
     pub names: BTreeMap<String, TopicId>,
-    /// How many partitions were ever created: the next topic's [`TopicMeta::first_slot`].
+    /// How many partitions were ever created: the next new topic's [`TopicMeta::first_slot`].
     pub next_slot: u64,
     /// The first producer id that no node was given.
     pub next_producer_id: i64,
     /// The topics deleted last, oldest first: a shard whose journal holds a partition of one of them
     /// may drop it. Bounded; a partition whose deletion was forgotten is kept as a stray.
     pub deleted_topics: Arc<VecDeque<TopicId>>,
+    /// What was set of nodes' configs since the cluster exists. New in version 2 of the written form.
+    pub node_configs: Arc<NodeConfigs>,
+}
+
+/// Node configs that were set at run time, by Kafka's names of node configs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeConfigs {
+    /// For every node.
+    pub all: BTreeMap<String, String>,
+    /// For one node each; these win.
+    pub by_node: BTreeMap<NodeId, BTreeMap<String, String>>,
 }
 
 /// One node.
@@ -65,7 +76,8 @@ pub struct TopicMeta {
     /// Configs that were set, by Kafka's names.
     pub configs: BTreeMap<String, String>,
     /// How many partitions existed before this topic: a node places partition `p` on shard
-    /// `(first_slot + p) % shards`, which is even per topic and in total.
+    /// `(first_slot + p) % shards`, which is even per topic and in total. It never changes, also when
+    /// the topic grows: it says where the partitions are that are there already.
     pub first_slot: u64,
 }
 
@@ -80,6 +92,46 @@ pub struct PartitionMeta {
     pub replicas: Vec<NodeId>,
     /// Replicas that are in sync.
     pub isr: Vec<NodeId>,
+}
+
+/// A [`MetaImage`] as version 1 of the written form has it: without node configs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct MetaImageV1 {
+    cluster_id: String,
+    version: u64,
+    nodes: BTreeMap<NodeId, NodeMeta>,
+    topics: BTreeMap<TopicId, Arc<TopicMeta>>,
+    names: BTreeMap<String, TopicId>,
+    next_slot: u64,
+    next_producer_id: i64,
+    deleted_topics: Arc<VecDeque<TopicId>>,
+}
+
+impl From<MetaImageV1> for MetaImage {
+    fn from(old: MetaImageV1) -> Self {
+        let MetaImageV1 {
+            cluster_id,
+            version,
+            nodes,
+            topics,
+            names,
+            next_slot,
+            next_producer_id,
+            deleted_topics,
+        } = old;
+        let node_configs = Arc::default();
+        Self {
+            cluster_id,
+            version,
+            nodes,
+            topics,
+            names,
+            next_slot,
+            next_producer_id,
+            deleted_topics,
+            node_configs,
+        }
+    }
 }
 
 impl MetaImage {

@@ -6,11 +6,12 @@
 //! are its executor, its storage in shard 0's journal, and the state machine. Nothing here depends
 //! on there being one node.
 //!
-//! - [`command`], [`state`], [`topics`]: what can change, and the rules; pure
+//! - [`command`], [`state`], [`topics`], `configs`: what can change, and the rules; pure
 //! - `log`, `recovery`, `store`: vote, log and snapshot, in memory and in the journal
 //! - `raft_runtime`, `raft_storage`, `raft_network`: openraft's traits
 
 pub mod command;
+mod configs;
 pub mod ids;
 pub mod image;
 mod log;
@@ -36,7 +37,7 @@ use corelog_runtime::time;
 use openraft::error::{ClientWriteError, InitializeError, RaftError};
 use openraft::{BasicNode, Config, SnapshotPolicy};
 
-use self::command::{MetaCommand, MetaReply, TopicSpec};
+use self::command::{MetaCommand, MetaReply, NewPartitions, TopicSpec};
 use self::image::{ListenerMeta, MetaImage, TopicMeta};
 use self::raft::{Fatal, Raft};
 use self::raft_network::Links;
@@ -250,10 +251,11 @@ impl Meta {
         validate_only: bool,
     ) -> Vec<Result<Arc<TopicMeta>, TopicError>> {
         let repeated = topics::repeated(topics.iter().map(|topic| topic.name.as_str()));
+        let configs = self.defaults();
         let defaults = topics::CreationDefaults {
             partitions: self.0.options.default_partitions,
             replication_factor: self.0.options.default_replication_factor,
-            configs: &self.0.options.configs,
+            configs: &configs,
         };
         let specs: Vec<_> = topics
             .iter()
@@ -285,6 +287,48 @@ impl Meta {
             }
         }
         results
+    }
+
+    /// What topic configs default to on this node now, and their limits.
+    fn defaults(&self) -> NodeDefaults {
+        let options = &self.0.options;
+        options.configs.with_dynamic(&self.image().node_configs, options.node)
+    }
+
+    /// This node.
+    fn node(&self) -> NodeId {
+        self.0.options.node
+    }
+
+    /// The largest command that is proposed.
+    fn command_bytes_max(&self) -> usize {
+        self.0.command_bytes_max
+    }
+
+    /// Gives topics more partitions, each by itself; the results are in the order of `topics`. With
+    /// `validate_only` the results say what would happen, and nothing does.
+    pub async fn create_partitions(
+        &self,
+        topics: Vec<NewPartitions>,
+        validate_only: bool,
+    ) -> Vec<Result<Arc<TopicMeta>, TopicError>> {
+        let max = self.0.command_bytes_max / 2;
+        let checked = topics.into_iter().map(|topic| check_size(&topic, max).map(|()| topic)).collect();
+        let (topics, refused) = apart(checked);
+        let mut results = Vec::with_capacity(topics.len());
+        if validate_only {
+            let command = MetaCommand::CreatePartitions { topics };
+            results.extend(grown(state::apply(&mut self.image(), command)));
+        } else {
+            for topics in batches(topics, max) {
+                let count = topics.len();
+                match self.propose(MetaCommand::CreatePartitions { topics }).await {
+                    Ok(reply) => results.extend(grown(reply)),
+                    Err(error) => results.extend(vec![Err(unavailable(&error)); count]),
+                }
+            }
+        }
+        together(results, refused)
     }
 
     /// Deletes topics, each by itself; the results, in the order of `topics`, are the topics as
@@ -371,8 +415,15 @@ fn created(reply: MetaReply) -> Vec<Result<Arc<TopicMeta>, TopicError>> {
     }
 }
 
-/// A topic must fit in a command.
-fn check_size(spec: &TopicSpec, max: usize) -> Result<(), TopicError> {
+fn grown(reply: MetaReply) -> Vec<Result<Arc<TopicMeta>, TopicError>> {
+    match reply {
+        MetaReply::PartitionsCreated(grown) => grown,
+        reply => unreachable!("a creation of partitions was answered with {reply:?}"),
+    }
+}
+
+/// What is said of one topic must fit in a command.
+fn check_size(spec: &impl serde::Serialize, max: usize) -> Result<(), TopicError> {
     let bytes = wire::encode(spec).len();
     if bytes > max {
         return Err(TopicError::PolicyViolation(format!(

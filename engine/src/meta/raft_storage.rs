@@ -177,7 +177,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
         let bytes = snapshot.into_inner();
-        let image: Arc<MetaImage> = wire::decode(&bytes)
+        let image = wire::decode_image(&bytes)
+            .map(Arc::new)
             .map_err(|error| StorageIOError::read_snapshot(Some(meta.signature()), AnyError::new(&error)))?;
         save_snapshot(&self.store, meta.clone(), bytes).await?;
         self.applied = Applied { image, upto: meta.last_log_id, members: meta.last_membership.clone() };
@@ -208,7 +209,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             last_membership: self.applied.members.clone(),
             snapshot_id: self.applied.upto.map_or_else(|| "empty".to_owned(), |upto| upto.to_string()),
         };
-        let bytes = wire::encode(&self.applied.image);
+        let bytes = wire::encode_image(&self.applied.image);
         save_snapshot(&self.store, meta.clone(), bytes.clone()).await?;
         Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) })
     }

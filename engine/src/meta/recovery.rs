@@ -131,7 +131,7 @@ impl MetaRecovery {
             return Err(RecoveryError::NoSnapshot { purged: purged.index });
         }
         let image = match log.snapshot() {
-            Some(snapshot) => wire::decode(&snapshot.image).map_err(RecoveryError::Snapshot)?,
+            Some(snapshot) => Arc::new(wire::decode_image(&snapshot.image).map_err(RecoveryError::Snapshot)?),
             None => Arc::default(),
         };
         Ok(Recovered { log, image })
@@ -163,7 +163,7 @@ mod tests {
             piece.prop_map(|(index, count, rest)| wire::encode_before(&Piece { index, count }, &rest)),
             Just(wire::encode_before(
                 &Piece { index: 0, count: 1 },
-                &wire::encode_before(&SnapshotMeta::default(), &wire::encode(&MetaImage::default())),
+                &wire::encode_before(&SnapshotMeta::default(), &wire::encode_image(&MetaImage::default())),
             )),
             prop::collection::vec(any::<u8>(), 0..60),
         ]

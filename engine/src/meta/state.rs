@@ -1,9 +1,12 @@
 //! The state machine: command in, new picture and reply out. Pure and deterministic: the same
 //! commands give the same bytes on every node.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::command::{MetaCommand, MetaReply, TopicSpec};
+use super::command::{
+    ConfigChange, ConfigOutcome, ConfigOwner, MetaCommand, MetaReply, NewPartitions, TopicSpec,
+};
 use super::image::{ListenerMeta, MetaImage, NodeMeta, TopicMeta};
 use super::topics;
 use crate::api::{TopicError, TopicRef};
@@ -20,6 +23,13 @@ pub fn apply(image: &mut Arc<MetaImage>, command: MetaCommand) -> MetaReply {
         MetaCommand::CreateTopics { topics } => MetaReply::Created(create_topics(image, topics)),
         MetaCommand::DeleteTopics { topics } => MetaReply::Deleted(delete_topics(image, &topics)),
         MetaCommand::AllocateProducerIds { node: _, count } => allocate_producer_ids(image, count),
+        MetaCommand::CreatePartitions { topics } => {
+            MetaReply::PartitionsCreated(create_partitions(image, topics))
+        }
+        MetaCommand::AlterConfigs { changes } => {
+            let outcomes = changes.into_iter().map(|change| alter_configs(image, change));
+            MetaReply::ConfigsAltered(outcomes.collect())
+        }
     }
 }
 
@@ -108,6 +118,67 @@ fn delete_topics(image: &mut Arc<MetaImage>, refs: &[TopicRef]) -> Vec<Result<Ar
             Ok(topic)
         })
         .collect()
+}
+
+fn create_partitions(
+    image: &mut Arc<MetaImage>,
+    topics: Vec<NewPartitions>,
+) -> Vec<Result<Arc<TopicMeta>, TopicError>> {
+    let repeated = topics::repeated(topics.iter().map(|topic| topic.name.as_str()));
+    let grow = |topic: NewPartitions| {
+        if repeated.contains(&topic.name) {
+            return Err(topics::duplicate_name());
+        }
+        let (id, new) = topics::plan_growth(image, topic)?;
+        let image = change(image);
+        image.next_slot += new.len() as u64;
+        let topic = image.topics.get_mut(&id).expect("growth was planned for a topic that is there");
+        // Its first slot stays: it says where the older partitions are.
+        Arc::make_mut(topic).partitions.extend(new);
+        Ok(Arc::clone(topic))
+    };
+    topics.into_iter().map(grow).collect()
+}
+
+fn alter_configs(image: &mut Arc<MetaImage>, change: ConfigChange) -> ConfigOutcome {
+    let ConfigChange { owner, before, after } = change;
+    let Some(present) = configs_of(image, &owner) else { return ConfigOutcome::UnknownTopic };
+    if *present != before {
+        return ConfigOutcome::Outdated;
+    }
+    if before == after {
+        return ConfigOutcome::Made;
+    }
+    let image = self::change(image);
+    match owner {
+        ConfigOwner::Topic(id) => {
+            let topic = image.topics.get_mut(&id).expect("its configs were just looked at");
+            Arc::make_mut(topic).configs = after;
+        }
+        ConfigOwner::AllNodes => Arc::make_mut(&mut image.node_configs).all = after,
+        ConfigOwner::Node(id) => {
+            let by_node = &mut Arc::make_mut(&mut image.node_configs).by_node;
+            if after.is_empty() {
+                by_node.remove(&id);
+            } else {
+                by_node.insert(id, after);
+            }
+        }
+    }
+    ConfigOutcome::Made
+}
+
+/// What is set of somebody's configs; nothing for a topic that is not there.
+pub(super) fn configs_of<'a>(
+    image: &'a MetaImage,
+    owner: &ConfigOwner,
+) -> Option<&'a BTreeMap<String, String>> {
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    match owner {
+        ConfigOwner::Topic(id) => image.topics.get(id).map(|topic| &topic.configs),
+        ConfigOwner::AllNodes => Some(&image.node_configs.all),
+        ConfigOwner::Node(id) => Some(image.node_configs.by_node.get(id).unwrap_or(&NONE)),
+    }
 }
 
 fn allocate_producer_ids(image: &mut Arc<MetaImage>, count: u32) -> MetaReply {

@@ -8,8 +8,10 @@ use openraft::{CommittedLeaderId, EntryPayload};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::command::{MetaCommand, MetaReply, Placement, TopicSpec};
-use super::image::{ListenerMeta, MetaImage};
+use super::command::{
+    ConfigChange, ConfigOutcome, ConfigOwner, MetaCommand, MetaReply, NewPartitions, Placement, TopicSpec,
+};
+use super::image::{ListenerMeta, MetaImage, NodeConfigs};
 use super::log::RaftLog;
 use super::raft::{LogId, RaftEntry, SnapshotMeta, Vote};
 use super::recovery::{MetaRecovery, Piece, RecoveryError};
@@ -157,6 +159,113 @@ fn one_request_cannot_name_a_topic_twice() {
     assert!(image.names.contains_key("u"));
 }
 
+fn grow(name: &str, count: i32, assignments: Option<&[&[i32]]>) -> NewPartitions {
+    let nodes = |nodes: &&[i32]| nodes.iter().copied().map(NodeId).collect();
+    let assignments = assignments.map(|given| given.iter().map(nodes).collect());
+    NewPartitions { name: name.to_owned(), count, assignments }
+}
+
+fn grown(image: &mut Arc<MetaImage>, topic: NewPartitions) -> Result<usize, TopicError> {
+    match state::apply(image, MetaCommand::CreatePartitions { topics: vec![topic] }) {
+        MetaReply::PartitionsCreated(mut grown) => grown.remove(0).map(|topic| topic.partitions.len()),
+        reply => panic!("not a reply about partitions: {reply:?}"),
+    }
+}
+
+#[test]
+fn a_topic_grows_and_its_older_partitions_stay_where_they_are() {
+    let create = |number, name: &str, partitions| MetaCommand::CreateTopics {
+        topics: vec![spread(number, name, partitions, 1)],
+    };
+    let mut image = image_of(&[register(1), create(1, "t", 3), create(2, "u", 2), register(1)]);
+    let before = Arc::clone(&image);
+    assert_eq!(grown(&mut image, grow("t", 5, None)), Ok(5));
+    assert_eq!((image.next_slot, image.version), (before.next_slot + 2, before.version + 1));
+    let (old, new) = (&before.topics[&id(1)], &image.topics[&id(1)]);
+    assert_eq!(old.partitions[..], new.partitions[..3]);
+    for shards in 1..5 {
+        for partition in (0..3).map(PartitionId) {
+            assert_eq!(old.shard_of(partition, shards), new.shard_of(partition, shards));
+        }
+    }
+    assert_eq!(new.partitions[4].leader, Some(NodeId(1)));
+    assert_eq!(new.partitions[4].leader_epoch, LeaderEpoch(0));
+    assert_eq!(before.topics[&id(2)], image.topics[&id(2)]);
+}
+
+#[test]
+fn growth_is_refused_in_kafkas_words() {
+    let topics = vec![spread(1, "t", 3, 1), spread(2, "__consumer_offsets", 2, 1)];
+    let mut image = image_of(&[register(1), register(2), MetaCommand::CreateTopics { topics }]);
+    let before = wire::encode_image(&image);
+    let mut refused = |topic| grown(&mut image, topic).unwrap_err();
+    let count = |why: &str| TopicError::InvalidPartitions(why.to_owned());
+    assert_eq!(refused(grow("t", 3, None)), count("Topic already has 3 partition(s)."));
+    let fewer = "The topic t currently has 3 partition(s); 2 would not be an increase.";
+    assert_eq!(refused(grow("t", 2, None)), count(fewer));
+    let negative = "The topic t currently has 3 partition(s); -1 would not be an increase.";
+    assert_eq!(refused(grow("t", -1, None)), count(negative));
+    assert_eq!(refused(grow("x", 3, None)), TopicError::UnknownName("x".to_owned()));
+    assert!(matches!(refused(grow("__consumer_offsets", 3, None)), TopicError::InvalidRequest(_)));
+    assert!(matches!(refused(grow("t", i32::MAX, None)), TopicError::PolicyViolation(_)));
+    for (assignments, why) in [
+        (&[][..], "Attempted to add 2 additional partition(s), but only 0 assignment(s) were specified."),
+        (&[&[1][..]], "but only 1 assignment(s)"),
+        (&[&[1][..], &[]], "empty replica list"),
+        (&[&[1][..], &[3]], "broker 3, but no such broker"),
+        (&[&[1][..], &[1, 2]], "not consistent with previous partitions, which have 1 replica(s)"),
+    ] {
+        let error = refused(grow("t", 5, Some(assignments)));
+        assert!(matches!(error, TopicError::InvalidAssignment(_)), "{error:?}");
+        assert!(error.to_string().contains(why), "{error} should contain {why}");
+    }
+    let twice = vec![grow("t", 4, None), grow("t", 5, None)];
+    let reply = state::apply(&mut image, MetaCommand::CreatePartitions { topics: twice });
+    let MetaReply::PartitionsCreated(grown) = reply else { panic!("not a reply about partitions") };
+    assert!(grown.iter().all(|it| matches!(it, Err(TopicError::InvalidRequest(_)))), "{grown:?}");
+    assert_eq!(wire::encode_image(&image), before);
+    assert_eq!(self::grown(&mut image, grow("t", 5, Some(&[&[2], &[1]]))), Ok(5));
+    assert_eq!(image.topics[&id(1)].partitions[3].leader, Some(NodeId(2)));
+}
+
+fn configs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn altered(image: &mut Arc<MetaImage>, changes: Vec<ConfigChange>) -> Vec<ConfigOutcome> {
+    match state::apply(image, MetaCommand::AlterConfigs { changes }) {
+        MetaReply::ConfigsAltered(outcomes) => outcomes,
+        reply => panic!("not a reply about configs: {reply:?}"),
+    }
+}
+
+#[test]
+fn configs_change_if_they_are_what_the_proposer_knew() {
+    let create = MetaCommand::CreateTopics { topics: vec![spread(1, "t", 3, 1)] };
+    let mut image = image_of(&[register(1), create]);
+    let change = |owner: &ConfigOwner, before: &[(&str, &str)], after: &[(&str, &str)]| ConfigChange {
+        owner: owner.clone(),
+        before: configs(before),
+        after: configs(after),
+    };
+    for owner in [ConfigOwner::Topic(id(1)), ConfigOwner::AllNodes, ConfigOwner::Node(NodeId(7))] {
+        let one = [("a", "1")];
+        let two = [("a", "1"), ("b", "2")];
+        let changes =
+            vec![change(&owner, &[], &one), change(&owner, &[], &[("a", "9")]), change(&owner, &one, &two)];
+        let expected = [ConfigOutcome::Made, ConfigOutcome::Outdated, ConfigOutcome::Made];
+        assert_eq!(altered(&mut image, changes), expected);
+        assert_eq!(state::configs_of(&image, &owner), Some(&configs(&two)));
+        let version = image.version;
+        assert_eq!(altered(&mut image, vec![change(&owner, &two, &two)]), [ConfigOutcome::Made]);
+        assert_eq!(image.version, version, "nothing changed");
+        assert_eq!(altered(&mut image, vec![change(&owner, &two, &[])]), [ConfigOutcome::Made]);
+    }
+    assert_eq!(*image.node_configs, NodeConfigs::default(), "nothing is left of what is not set");
+    let gone = change(&ConfigOwner::Topic(id(2)), &[], &[("a", "1")]);
+    assert_eq!(altered(&mut image, vec![gone]), [ConfigOutcome::UnknownTopic]);
+}
+
 #[test]
 fn producer_ids_end_with_an_error_and_do_not_wrap() {
     let mut image = Arc::new(MetaImage { next_producer_id: i64::MAX - 5, ..MetaImage::default() });
@@ -181,6 +290,53 @@ fn the_written_form_does_not_change_unnoticed() {
     assert_eq!(wire::encode(&entry)[..6], [1, 3, 2, 9, 1, 2]);
     assert_eq!(wire::decode::<MetaCommand>(&[2, 0]), Err(wire::WireError::Version(2)));
     assert_eq!(wire::decode::<MetaCommand>(&[]), Err(wire::WireError::Empty));
+    let growth = MetaCommand::CreatePartitions { topics: vec![grow("t", 4, Some(&[&[2]]))] };
+    assert_eq!(wire::encode(&growth), [1, 5, 1, 1, b't', 8, 1, 1, 1, 4]);
+    let change = ConfigChange {
+        owner: ConfigOwner::Node(NodeId(1)),
+        before: BTreeMap::new(),
+        after: configs(&[("a", "1")]),
+    };
+    let change = MetaCommand::AlterConfigs { changes: vec![change] };
+    assert_eq!(wire::encode(&change), [1, 6, 1, 2, 2, 0, 1, 1, b'a', 1, b'1']);
+}
+
+/// An image as the first version of Corelog wrote it: cluster "c", version 3, node 1, topic "t" of one
+/// partition, and one deleted topic.
+const OLD_IMAGE: &[u8] = &[
+    1, 1, b'c', 3, 1, 2, 1, 1, 1, b'P', 1, b'h', 0x84, 0x47, 0, 1, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 7, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 1, b't', 0, 1, 1, 2, 4, 1, 2, 1, 2, 1, 1,
+    b'a', 1, b'1', 0, 1, 1, b't', 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 1, 0, 1, 16, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9,
+];
+
+#[test]
+fn an_image_of_the_first_version_is_read() {
+    let image = wire::decode_image(OLD_IMAGE).unwrap();
+    assert_eq!((image.cluster_id.as_str(), image.version, image.next_slot), ("c", 3, 1));
+    assert_eq!(image.nodes[&NodeId(1)].listeners[0].port, 9092);
+    let topic = image.topic_named("t").unwrap();
+    assert_eq!((topic.id, topic.partitions[0].leader_epoch), (id(7), LeaderEpoch(2)));
+    assert_eq!(topic.configs, configs(&[("a", "1")]));
+    assert!(image.deleted_topics.contains(&id(9)));
+    assert_eq!(*image.node_configs, NodeConfigs::default());
+    // Written anew it has the version of today, and node configs at its end.
+    let new = wire::encode_image(&image);
+    assert_eq!((new[0], &new[1..new.len() - 2], &new[new.len() - 2..]), (2, &OLD_IMAGE[1..], &[0, 0][..]));
+    assert_eq!(
+        wire::decode_image(&OLD_IMAGE[..40]).unwrap_err().to_string().split(':').next(),
+        Some("malformed")
+    );
+    assert_eq!(wire::decode_image(&[3, 0]).unwrap_err(), wire::WireError::Version(3));
+    assert_eq!(wire::decode_image(&[OLD_IMAGE, &[0]].concat()).unwrap_err(), wire::WireError::LeftOver(1));
+}
+
+#[test]
+fn a_snapshot_of_the_first_version_starts_a_node() {
+    let meta = SnapshotMeta { last_log_id: Some(raft_entry(4).log_id), ..SnapshotMeta::default() };
+    let bytes = wire::encode_before(&meta, OLD_IMAGE);
+    let payload = wire::encode_before(&Piece { index: 0, count: 1 }, &bytes);
+    assert_eq!(recovered(&[journal_entry(EntryKind::RaftSnapshot, payload)]).unwrap(), (3, Some(Lsn(0))));
 }
 
 fn raft_entry(index: u64) -> RaftEntry {
@@ -228,7 +384,7 @@ fn journal_entry(kind: EntryKind, payload: Vec<u8>) -> Entry {
 /// The entries of a snapshot in three pieces that covers everything up to `index`.
 fn pieces(index: u64, image: &MetaImage) -> Vec<Entry> {
     let meta = SnapshotMeta { last_log_id: Some(raft_entry(index).log_id), ..SnapshotMeta::default() };
-    let bytes = wire::encode_before(&meta, &wire::encode(image));
+    let bytes = wire::encode_before(&meta, &wire::encode_image(image));
     let pieces = bytes.chunks(bytes.len().div_ceil(3));
     assert_eq!(pieces.len(), 3);
     (0..3)
@@ -287,8 +443,22 @@ fn a_truncation_is_replayed() {
 
 fn any_command() -> impl Strategy<Value = MetaCommand> {
     let name = prop_oneof!["[a-c][._][a-c]", "[a-f]", Just("bad name".to_owned())];
-    let topic = (any::<u128>(), name.clone(), -1..6_i32, -1..4_i16)
+    let number = prop_oneof![2 => any::<u128>(), 1 => 0..6_u128];
+    let topic = (number, name.clone(), -1..6_i32, -1..4_i16)
         .prop_map(|(number, name, partitions, factor)| spread(number, &name, partitions, factor));
+    let growth = (name.clone(), -1..12_i32, prop::option::of(prop::collection::vec(1..5_i32, 0..4)));
+    let growth = growth.prop_map(|(name, count, nodes)| {
+        let assignments = nodes.map(|nodes| nodes.into_iter().map(|node| vec![NodeId(node)]).collect());
+        NewPartitions { name, count, assignments }
+    });
+    let owner = prop_oneof![
+        2 => (0..6_u128).prop_map(|number| ConfigOwner::Topic(id(number))),
+        1 => Just(ConfigOwner::AllNodes),
+        1 => (1..3_i32).prop_map(|node| ConfigOwner::Node(NodeId(node))),
+    ];
+    let values = || prop::collection::btree_map("[ab]", "[12]", 0..2);
+    let change = (owner, values(), values());
+    let change = change.prop_map(|(owner, before, after)| ConfigChange { owner, before, after });
     let reference =
         prop_oneof![name.prop_map(TopicRef::Name), any::<u128>().prop_map(|n| TopicRef::Id(id(n)))];
     prop_oneof![
@@ -297,20 +467,19 @@ fn any_command() -> impl Strategy<Value = MetaCommand> {
         6 => prop::collection::vec(topic, 1..4).prop_map(|topics| MetaCommand::CreateTopics { topics }),
         3 => prop::collection::vec(reference, 1..3).prop_map(|topics| MetaCommand::DeleteTopics { topics }),
         2 => (1..1000_u32).prop_map(|count| MetaCommand::AllocateProducerIds { node: NodeId(1), count }),
+        4 => prop::collection::vec(growth, 1..4).prop_map(|topics| MetaCommand::CreatePartitions { topics }),
+        4 => prop::collection::vec(change, 1..4).prop_map(|changes| MetaCommand::AlterConfigs { changes }),
     ]
 }
 
 /// What must hold of every image.
 fn check(image: &MetaImage) {
     assert_eq!(image.names.len(), image.topics.len());
-    let mut slots = BTreeSet::new();
     for (id, topic) in &image.topics {
         assert_eq!(image.names.get(&topic.name), Some(id));
         assert_eq!(*id, topic.id);
         assert!(!image.deleted_topics.contains(id));
-        for slot in (topic.first_slot..).take(topic.partitions.len()) {
-            assert!(slot < image.next_slot && slots.insert(slot), "slot {slot} is given twice");
-        }
+        assert!(topic.first_slot + topic.partitions.len() as u64 <= image.next_slot);
         for partition in &topic.partitions {
             assert_eq!(partition.leader, partition.replicas.first().copied());
             assert_eq!(partition.isr, partition.replicas);
@@ -325,7 +494,7 @@ fn check_later(before: &MetaImage, after: &MetaImage) {
     assert!(before.next_slot <= after.next_slot);
     assert!(before.next_producer_id <= after.next_producer_id);
     assert!(before.cluster_id.is_empty() || before.cluster_id == after.cluster_id);
-    let changed = wire::encode(before) != wire::encode(after);
+    let changed = wire::encode_image(before) != wire::encode_image(after);
     assert_eq!(changed, before.version != after.version, "the version tells images apart");
     for (id, topic) in &before.topics {
         let Some(later) = after.topics.get(id) else {
@@ -333,8 +502,10 @@ fn check_later(before: &MetaImage, after: &MetaImage) {
             continue;
         };
         assert_eq!((later.name.as_str(), later.first_slot), (topic.name.as_str(), topic.first_slot));
+        assert!(topic.partitions.len() <= later.partitions.len(), "a topic shrinks");
         for (old, new) in topic.partitions.iter().zip(&later.partitions) {
             assert!(old.leader_epoch <= new.leader_epoch);
+            assert_eq!(old.replicas, new.replicas);
         }
     }
     for (node, meta) in &before.nodes {
@@ -363,6 +534,7 @@ proptest! {
                 MetaReply::Registered { incarnation } => {
                     let MetaCommand::RegisterNode { node, .. } = command else { unreachable!() };
                     prop_assert_eq!(incarnation, before.nodes.get(&node).map_or(0, |n| n.incarnation) + 1);
+                    prop_assert_eq!(&before.node_configs, &image.node_configs);
                     for (id, topic) in &before.topics {
                         for (old, new) in topic.partitions.iter().zip(&image.topics[id].partitions) {
                             let bump = i32::from(old.leader == Some(node));
@@ -379,16 +551,16 @@ proptest! {
     #[test]
     fn the_same_commands_give_the_same_bytes(commands in prop::collection::vec(any_command(), 1..60)) {
         let image = image_of(&commands);
-        let bytes = wire::encode(&image);
+        let bytes = wire::encode_image(&image);
         // Once more, through the written form, and with a snapshot in the middle.
         let (before, after) = commands.split_at(commands.len() / 2);
-        let snapshot = wire::encode(&image_of(before));
-        let mut replayed: Arc<MetaImage> = wire::decode(&snapshot).unwrap();
+        let snapshot = wire::encode_image(&image_of(before));
+        let mut replayed = Arc::new(wire::decode_image(&snapshot).unwrap());
         for command in after {
             let command = wire::decode(&wire::encode(command)).unwrap();
             state::apply(&mut replayed, command);
         }
-        prop_assert_eq!(bytes, wire::encode(&replayed));
+        prop_assert_eq!(bytes, wire::encode_image(&replayed));
     }
 
     #[test]
@@ -413,12 +585,14 @@ proptest! {
 
     #[test]
     fn decoding_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = wire::decode::<MetaImage>(&bytes);
+        let _ = wire::decode_image(&bytes);
         let _ = wire::decode::<RaftEntry>(&bytes);
         let mut versioned = vec![wire::VERSION];
         versioned.extend(&bytes);
-        let _ = wire::decode::<MetaImage>(&versioned);
+        let _ = wire::decode_image(&versioned);
         let _ = wire::decode::<RaftEntry>(&versioned);
         let _ = wire::decode::<Vote>(&versioned);
+        versioned[0] = wire::IMAGE_VERSION;
+        let _ = wire::decode_image(&versioned);
     }
 }

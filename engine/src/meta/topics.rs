@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::command::{Placement, TopicSpec};
+use super::command::{NewPartitions, Placement, TopicSpec};
 use super::image::{MetaImage, PartitionMeta, TopicMeta};
 use crate::api::{NewTopic, TopicError, TopicRef};
 use crate::topic_config::{NodeDefaults, overrides_of};
@@ -72,34 +72,82 @@ pub fn plan(image: &MetaImage, spec: TopicSpec) -> Result<TopicMeta, TopicError>
     check_free(image, &spec)?;
     let replicas = match spec.placement {
         Placement::Spread { partitions, replication_factor } => {
-            spread(image, partitions, replication_factor)?
+            let replicas = usize::try_from(replication_factor).unwrap_or(0);
+            spread(image, partitions, replicas)?
         }
         Placement::Manual(assignments) => {
             check_room(image, assignments.len())?;
             manual(image, assignments)?
         }
     };
-    let partitions = replicas
-        .into_iter()
-        .map(|replicas| PartitionMeta {
-            leader: replicas.first().copied(),
-            leader_epoch: LeaderEpoch(0),
-            isr: replicas.clone(),
-            replicas,
-        })
-        .collect();
     Ok(TopicMeta {
         id: spec.id,
         internal: INTERNAL_TOPICS.contains(&spec.name.as_str()),
         name: spec.name,
-        partitions,
+        partitions: replicas.into_iter().map(new_partition).collect(),
         configs: spec.configs,
         first_slot: image.next_slot,
     })
 }
 
+fn new_partition(replicas: Vec<NodeId>) -> PartitionMeta {
+    PartitionMeta {
+        leader: replicas.first().copied(),
+        leader_epoch: LeaderEpoch(0),
+        isr: replicas.clone(),
+        replicas,
+    }
+}
+
+/// Decides which partitions a topic gets, if it may grow so: its id, and the new ones. Changes
+/// nothing.
+pub fn plan_growth(
+    image: &MetaImage,
+    wanted: NewPartitions,
+) -> Result<(TopicId, Vec<PartitionMeta>), TopicError> {
+    let NewPartitions { name, count, assignments } = wanted;
+    let topic = image.topic_named(&name).ok_or_else(|| TopicError::UnknownName(name.clone()))?;
+    let present = topic.partitions.len();
+    let additional = usize::try_from(count).unwrap_or(0).checked_sub(present).filter(|new| *new > 0);
+    let Some(additional) = additional else {
+        return Err(TopicError::InvalidPartitions(if usize::try_from(count) == Ok(present) {
+            format!("Topic already has {present} partition(s).")
+        } else {
+            format!(
+                "The topic {name} currently has {present} partition(s); {count} would not be an increase."
+            )
+        }));
+    };
+    if topic.internal {
+        // Groups are spread over the partitions by the number of them.
+        return Err(TopicError::InvalidRequest(format!(
+            "The number of partitions of the internal topic {name} cannot be changed: what it holds is \
+             placed by that number."
+        )));
+    }
+    if let Some(given) = assignments.as_ref().filter(|given| given.len() != additional) {
+        return Err(TopicError::InvalidAssignment(format!(
+            "Attempted to add {additional} additional partition(s), but only {} assignment(s) were \
+             specified.",
+            given.len()
+        )));
+    }
+    check_room(image, additional)?;
+    let factor = topic.partitions.first().map_or(1, |first| first.replicas.len());
+    let replicas = match assignments {
+        Some(assignments) => {
+            for replicas in &assignments {
+                check_replicas(image, replicas, Some(factor))?;
+            }
+            assignments
+        }
+        None => spread(image, count - i32::try_from(present).unwrap_or(0), factor)?,
+    };
+    Ok((topic.id, replicas.into_iter().map(new_partition).collect()))
+}
+
 /// Kafka's rules for topic names.
-fn check_name(name: &str) -> Result<(), TopicError> {
+pub(super) fn check_name(name: &str) -> Result<(), TopicError> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let fault = if name.is_empty() {
         "the empty string is not allowed".to_owned()
@@ -169,12 +217,7 @@ fn check_room(image: &MetaImage, new: usize) -> Result<(), TopicError> {
 }
 
 /// Round robin over the registered nodes, beginning where the last topic ended.
-fn spread(
-    image: &MetaImage,
-    partitions: i32,
-    replication_factor: i16,
-) -> Result<Vec<Vec<NodeId>>, TopicError> {
-    let replicas = usize::try_from(replication_factor).unwrap_or(0);
+fn spread(image: &MetaImage, partitions: i32, replicas: usize) -> Result<Vec<Vec<NodeId>>, TopicError> {
     if replicas == 0 {
         return Err(TopicError::InvalidReplicationFactor(
             "Replication factor must be larger than 0, or -1 to use the default value.".to_owned(),

@@ -6,8 +6,13 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The version that is written, and the only one so far.
+use super::image::{MetaImage, MetaImageV1};
+
+/// The version of everything but images; the only one so far.
 pub const VERSION: u8 = 1;
+
+/// The version of images that is written. Version 1 is read, too.
+pub const IMAGE_VERSION: u8 = 2;
 
 /// Bytes that are no metadata of a known version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,7 +21,7 @@ pub enum WireError {
     #[error("empty")]
     Empty,
     /// Written by another version of Corelog.
-    #[error("format version {0}, this node reads {VERSION}")]
+    #[error("format version {0}, which this node does not read")]
     Version(u8),
     /// Not what the version says.
     #[error("malformed: {0}")]
@@ -62,4 +67,29 @@ pub fn decode_before<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), Wi
         return Err(WireError::Version(*version));
     }
     Ok(postcard::take_from_bytes(body)?)
+}
+
+/// The bytes of an image.
+pub fn encode_image(image: &MetaImage) -> Vec<u8> {
+    postcard::to_extend(image, vec![IMAGE_VERSION]).expect("metadata types serialize into memory")
+}
+
+/// The image of bytes that [`encode_image`] wrote, in this or an earlier version of Corelog.
+///
+/// # Errors
+/// Anything else.
+pub fn decode_image(bytes: &[u8]) -> Result<MetaImage, WireError> {
+    let (version, body) = bytes.split_first().ok_or(WireError::Empty)?;
+    let (image, rest) = match *version {
+        1 => {
+            let (image, rest) = postcard::take_from_bytes::<MetaImageV1>(body)?;
+            (image.into(), rest)
+        }
+        IMAGE_VERSION => postcard::take_from_bytes::<MetaImage>(body)?,
+        other => return Err(WireError::Version(other)),
+    };
+    if !rest.is_empty() {
+        return Err(WireError::LeftOver(rest.len()));
+    }
+    Ok(image)
 }

@@ -13,20 +13,21 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
-use corelog_protocol::batch::{self, BatchHeader, Scratch};
+use corelog_protocol::batch::{self, BatchHeader, BatchRef, Scratch};
 use corelog_protocol::error::ErrorCode;
-use corelog_protocol::validate::{BatchSummary, RecordError, check_batch};
+use corelog_protocol::validate::{BatchSummary, RecordError, blamed_records, check_batch};
 use tokio::sync::Notify;
 
 use self::epochs::EpochHistory;
 use self::producers::{Producers, SequenceError, Verdict};
 use self::state::PartitionState;
 use self::tail::{Tail, TailBatch};
-use crate::api::{Acks, EpochEnd, PartitionError, ProduceError};
+use crate::api::{Acks, ActiveProducer, EpochEnd, PartitionError, ProduceError};
 use crate::journal::{Entry, EntryKind, Journal};
-use crate::log::{SegmentLog, SegmentPosition};
+use crate::log::clean::Swaps;
+use crate::log::{SegmentLog, SegmentPosition, Unflushed};
 use crate::topic_config::TopicConfig;
-use crate::types::{LeaderEpoch, Lsn, Offset, TopicPartition};
+use crate::types::{Durability, LeaderEpoch, Lsn, Offset, TopicPartition};
 
 /// Names a registered waiter of one shard.
 pub type WatchId = u64;
@@ -40,12 +41,25 @@ pub struct Partition {
     log_start: Offset,
     log_end: Offset,
     high_watermark: Offset,
+    /// See [`PartitionState::cleaned_to`].
+    cleaned_to: Offset,
+    swaps: Swaps,
     epochs: EpochHistory,
     producers: Producers,
     tail: Tail,
+    /// Bytes of batches that were appended since the start.
+    appended_bytes: u64,
     log: Rc<SegmentLog>,
     /// The oldest journal entry that rebuilding this partition's state needs.
     state_lsn: Option<Lsn>,
+    /// The entry that moved the log start last.
+    log_start_lsn: Option<Lsn>,
+    /// When the first record came that is in no closed segment, if there is one and this is known.
+    unit_since_ms: Option<i64>,
+    /// Its deletion is journalled: nothing of it may follow that.
+    is_deleted: bool,
+    /// Up to here entries promise a sync, whatever the configuration says now.
+    fsync_through: Option<Lsn>,
     offline: Option<String>,
     /// Part of the stored state: acknowledged data was lost, so no restart heals this.
     fault: Option<String>,
@@ -91,6 +105,7 @@ impl Partition {
         log: Rc<SegmentLog>,
         config: Rc<TopicConfig>,
     ) -> Self {
+        let unit_since_ms = tail.first().map(|batch| batch.max_timestamp_ms).filter(|time| *time >= 0);
         let mut partition = Self {
             target: state.target,
             config,
@@ -99,16 +114,25 @@ impl Partition {
             log_start: state.log_start,
             log_end: state.log_end,
             high_watermark: state.log_end,
+            cleaned_to: state.cleaned_to,
+            swaps: state.swaps,
             epochs: state.epochs,
             producers: state.producers,
             tail: Tail::default(),
+            appended_bytes: 0,
             log,
             state_lsn,
+            log_start_lsn: None,
+            unit_since_ms,
+            is_deleted: false,
+            fsync_through: None,
             offline: state.fault.clone(),
             fault: state.fault,
             watchers: BTreeMap::new(),
             flushing: false,
         };
+        // An older program kept those of which no record is left.
+        partition.epochs.start_at(partition.log_start);
         for batch in tail {
             partition.tail.push(batch);
         }
@@ -151,6 +175,11 @@ impl Partition {
         self.high_watermark
     }
 
+    /// Bytes of the batches that were appended since the start.
+    pub fn appended_bytes(&self) -> u64 {
+        self.appended_bytes
+    }
+
     /// The newest batches.
     pub fn tail(&self) -> &Tail {
         &self.tail
@@ -166,11 +195,44 @@ impl Partition {
         self.epochs.epoch_at(offset)
     }
 
-    /// What metadata says of this partition now.
-    pub fn set_leadership(&mut self, leader_epoch: LeaderEpoch, isr_len: usize, config: Rc<TopicConfig>) {
+    /// What metadata says of this partition now. `newest` is the newest journal entry.
+    pub fn set_leadership(
+        &mut self,
+        leader_epoch: LeaderEpoch,
+        isr_len: usize,
+        config: Rc<TopicConfig>,
+        newest: Option<Lsn>,
+    ) {
+        if self.config.durability == Durability::Fsync && config.durability == Durability::Write {
+            self.fsync_through = newest;
+        }
         self.leader_epoch = leader_epoch;
         self.isr_len = isr_len;
         self.config = config;
+    }
+
+    /// How durable a record has to be that is appended now, `synced` being the exclusive end of what
+    /// the journal has synced. After a change from `fsync` to `write`, records go on waiting for the
+    /// sync until everything from before is synced: the high watermark must not pass over records
+    /// that promised to be on disk when they can be read.
+    pub fn durability(&self, synced: Lsn) -> Durability {
+        match self.fsync_through {
+            Some(lsn) if lsn >= synced => Durability::Fsync,
+            Some(_) | None => self.config.durability,
+        }
+    }
+
+    /// The producers that are remembered, in the order of their ids.
+    pub fn producers(&self) -> Vec<ActiveProducer> {
+        let active = self.producers.iter().filter_map(|(producer_id, producer)| {
+            Some(ActiveProducer {
+                producer_id,
+                epoch: producer.epoch,
+                last_sequence: producer.batches.back()?.last_sequence,
+                last_write_ms: producer.last_write_ms,
+            })
+        });
+        active.collect()
     }
 
     /// Why the partition serves nothing, if so.
@@ -220,7 +282,11 @@ impl Partition {
             );
             return Err(refusal(ErrorCode::NotEnoughReplicas, message));
         }
-        let summary = check_batch(batch, &self.config.produce_rules(), now_ms, scratch).map_err(bad_batch)?;
+        let rules = self.config.produce_rules();
+        let summary = check_batch(batch, &rules, now_ms, scratch).map_err(|error| ProduceError {
+            record_indexes: blamed_records(batch, &rules, now_ms, scratch, &error),
+            ..refusal(error.code(), error.to_string())
+        })?;
         if summary.header.is_transactional() {
             let message = "transactions are not served yet".to_owned();
             return Err(refusal(ErrorCode::InvalidTxnState, message));
@@ -235,6 +301,31 @@ impl Partition {
                 log_append_time_ms: (seen.log_append_time_ms >= 0).then_some(seen.log_append_time_ms),
             }),
         }
+    }
+
+    /// An admitted batch as the topic keeps it: in the codec of `compression.type`.
+    ///
+    /// # Errors
+    /// In that codec it is larger than `max.message.bytes`, or the codec failed.
+    pub fn in_codec(
+        &self,
+        bytes: BytesMut,
+        summary: &BatchSummary,
+        scratch: &mut Scratch,
+    ) -> Result<BytesMut, ProduceError> {
+        let Some(to) = self.config.compression.filter(|to| to.codec != summary.codec) else {
+            return Ok(bytes);
+        };
+        let limit_bytes = self.config.produce_rules().max_decompressed_bytes;
+        let batch = BatchRef { header: summary.header, bytes: &bytes };
+        let made = batch::recompress(&batch, to, limit_bytes, scratch)
+            .map_err(|error| refusal(ErrorCode::UnknownServerError, error.to_string()))?;
+        let (size_bytes, max_bytes) = (made.len(), self.config.max_message_bytes);
+        if size_bytes > max_bytes {
+            let error = RecordError::TooLarge { size_bytes, max_bytes };
+            return Err(refusal(error.code(), error.to_string()));
+        }
+        Ok(made)
     }
 
     /// Gives an admitted batch its offsets and journals it. The bytes are patched here, before
@@ -255,6 +346,9 @@ impl Partition {
         } else if summary.header.max_timestamp != summary.max_timestamp {
             batch::set_max_timestamp(&mut bytes, summary.max_timestamp);
         }
+        if self.log_end <= self.position().segment_base {
+            self.unit_since_ms = Some(now_ms);
+        }
         let header = BatchHeader::parse(&bytes).expect("a checked batch has a header");
         let lsn = self.journal_batch(&header, bytes.freeze(), journal);
         self.producers.note(&header, now_ms);
@@ -272,6 +366,7 @@ impl Partition {
             payload: bytes.clone(),
         });
         self.epochs.note(self.leader_epoch, base);
+        self.appended_bytes += bytes.len() as u64;
         self.tail.push(TailBatch {
             base,
             next,
@@ -332,6 +427,8 @@ impl Partition {
             log_start: self.log_start,
             log_end: self.log_end,
             high_watermark: self.high_watermark,
+            cleaned_to: self.cleaned_to,
+            swaps: self.swaps,
             epochs: self.epochs.clone(),
             producers: self.producers.clone(),
             fault: self.fault.clone(),
@@ -354,10 +451,37 @@ impl Partition {
         self.producers.expire(now_ms);
     }
 
-    /// Moves the log start; the caller has journalled it. Bounded by the high watermark.
-    pub fn set_log_start(&mut self, log_start: Offset) {
+    /// Moves the log start; the caller has journalled it in the entry at `lsn`. Bounded by the high
+    /// watermark.
+    pub fn set_log_start(&mut self, log_start: Offset, lsn: Lsn) {
         assert!(log_start <= self.high_watermark, "a log never starts beyond its high watermark");
         self.log_start = self.log_start.max(log_start);
+        self.log_start_lsn = Some(lsn);
+        self.epochs.start_at(self.log_start);
+        self.log.set_log_start(self.log_start);
+    }
+
+    /// The entry that moved the log start last, in this run: it may not be synced yet.
+    pub fn log_start_lsn(&self) -> Option<Lsn> {
+        self.log_start_lsn
+    }
+
+    /// The acknowledged records that are not in segments, for retention. `enough_ms`: a timestamp
+    /// that is as good as any later one.
+    pub fn unflushed(&mut self, enough_ms: i64, now_ms: i64) -> Unflushed {
+        // Unknown after a restart without a tail: the age counts from the first look.
+        let since_ms = (*self.unit_since_ms.get_or_insert(now_ms)).min(now_ms);
+        Unflushed {
+            end: self.high_watermark,
+            bytes: self.tail.unflushed_bytes() as u64,
+            newest_ms: self.tail.newest_unflushed_ms(enough_ms),
+            since_ms,
+        }
+    }
+
+    /// A flush has closed the active segment: what it left begins at about this time.
+    pub fn rolled(&mut self, now_ms: i64) {
+        self.unit_since_ms = Some(now_ms);
     }
 
     /// Forgets records at and after `end`; the caller has journalled it. The segments may need a
@@ -366,6 +490,7 @@ impl Partition {
         self.tail.truncate_to(end);
         self.log_end = end;
         self.high_watermark = self.high_watermark.min(end);
+        self.cleaned_to = self.cleaned_to.min(end);
         self.epochs.truncate_to(end);
         self.producers.truncate_to(end);
         self.wake_watchers();
@@ -375,6 +500,12 @@ impl Partition {
     pub fn drop_tail(&mut self) {
         self.tail = Tail::default();
         self.state_lsn = None;
+        self.is_deleted = true;
+    }
+
+    /// Whether its deletion is journalled. A state behind that would bring it back.
+    pub fn is_deleted(&self) -> bool {
+        self.is_deleted
     }
 
     /// Claims the right to write this partition's segments; `false` while somebody else has it.
@@ -391,11 +522,7 @@ impl Partition {
 
 /// A refusal that blames no single record.
 pub fn refusal(code: ErrorCode, message: String) -> ProduceError {
-    ProduceError { code, message, record_index: None }
-}
-
-fn bad_batch(error: RecordError) -> ProduceError {
-    ProduceError { code: error.code(), message: error.to_string(), record_index: error.record_index() }
+    ProduceError { code, message, record_indexes: Vec::new() }
 }
 
 fn bad_sequence(error: SequenceError) -> ProduceError {

@@ -11,11 +11,16 @@ use uuid::Uuid;
 use super::epochs::EpochHistory;
 use super::producers::{Producer, Producers, REMEMBERED_BATCHES, SeenBatch};
 use crate::log::SegmentPosition;
+use crate::log::clean::{PendingSwap, Swaps};
 use crate::types::{LeaderEpoch, Offset, PartitionId, TopicId, TopicPartition};
 
 /// Version of the encoding below.
-const STATE_VERSION: u8 = 2;
+const STATE_VERSION: u8 = 3;
+/// The version before, without what compaction knows: it is still read.
+const UNCLEANED_VERSION: u8 = 2;
 const FIXED_BYTES: usize = 1 + 16 + 4 + 3 * 8 + 3 * 8;
+const CLEANED_BYTES: usize = 8 + 8 + 1;
+const PENDING_BYTES: usize = 8 + 8;
 const EPOCH_BYTES: usize = 4 + 8;
 const PRODUCER_BYTES: usize = 8 + 2 + 8 + 1;
 const BATCH_BYTES: usize = 4 + 4 + 8 + 8;
@@ -35,6 +40,11 @@ pub struct PartitionState {
     pub log_end: Offset,
     /// Exclusive end of what was acknowledged.
     pub high_watermark: Offset,
+    /// Below it, no record has a newer one of its key below it. May be anywhere, also inside a
+    /// batch; 0 is always true.
+    pub cleaned_to: Offset,
+    /// Replacements of segments by compaction.
+    pub swaps: Swaps,
     /// Leader epochs.
     pub epochs: EpochHistory,
     /// Idempotent producers.
@@ -66,6 +76,8 @@ impl PartitionState {
             log_start: Offset(0),
             log_end: Offset(0),
             high_watermark: Offset(0),
+            cleaned_to: Offset(0),
+            swaps: Swaps::default(),
             epochs: EpochHistory::default(),
             producers: Producers::default(),
             fault: None,
@@ -74,7 +86,12 @@ impl PartitionState {
 
     /// Appends the stored form to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
-        out.reserve(FIXED_BYTES + 8 + self.producers.iter().len() * (PRODUCER_BYTES + 5 * BATCH_BYTES));
+        out.reserve(
+            FIXED_BYTES
+                + CLEANED_BYTES
+                + 8
+                + self.producers.iter().len() * (PRODUCER_BYTES + 5 * BATCH_BYTES),
+        );
         out.put_u8(STATE_VERSION);
         out.put_slice(self.target.topic.0.as_bytes());
         out.put_i32_le(self.target.partition.0);
@@ -84,6 +101,8 @@ impl PartitionState {
         out.put_i64_le(self.log_start.0);
         out.put_i64_le(self.log_end.0);
         out.put_i64_le(self.high_watermark.0);
+        out.put_i64_le(self.cleaned_to.0);
+        encode_swaps(&self.swaps, out);
         let epochs = self.epochs.starts();
         out.put_u32_le(u32::try_from(epochs.len()).expect("epochs are counted in i32"));
         for (epoch, start) in epochs {
@@ -107,7 +126,7 @@ impl PartitionState {
             return Err(StateError::Short);
         }
         let version = bytes.get_u8();
-        if version != STATE_VERSION {
+        if version != STATE_VERSION && version != UNCLEANED_VERSION {
             return Err(StateError::Version(version));
         }
         let mut topic = [0; 16];
@@ -129,11 +148,56 @@ impl PartitionState {
         if !ordered {
             return Err(StateError::Inconsistent);
         }
+        let (cleaned_to, swaps) = match version {
+            STATE_VERSION => decode_cleaned(bytes)?,
+            _ => (Offset(0), Swaps::default()),
+        };
         let epochs = decode_epochs(bytes)?;
         let producers = decode_producers(bytes)?;
         let fault = decode_fault(bytes)?;
-        Ok(Self { target, position, log_start, log_end, high_watermark, epochs, producers, fault })
+        Ok(Self {
+            target,
+            position,
+            log_start,
+            log_end,
+            high_watermark,
+            cleaned_to,
+            swaps,
+            epochs,
+            producers,
+            fault,
+        })
     }
+}
+
+fn encode_swaps(swaps: &Swaps, out: &mut BytesMut) {
+    out.put_u64_le(swaps.generation);
+    out.put_u8(u8::from(swaps.pending.is_some()));
+    if let Some(pending) = swaps.pending {
+        out.put_i64_le(pending.base.0);
+        out.put_i64_le(pending.end.0);
+    }
+}
+
+/// What compaction knows: up to where the log is clean, and the replacements of its segments.
+fn decode_cleaned(bytes: &mut Bytes) -> Result<(Offset, Swaps), StateError> {
+    if bytes.remaining() < CLEANED_BYTES {
+        return Err(StateError::Short);
+    }
+    let cleaned_to = Offset(bytes.get_i64_le());
+    let generation = bytes.get_u64_le();
+    let pending = match bytes.get_u8() {
+        0 => None,
+        1 if bytes.remaining() < PENDING_BYTES => return Err(StateError::Short),
+        1 => Some(PendingSwap { base: Offset(bytes.get_i64_le()), end: Offset(bytes.get_i64_le()) }),
+        _ => return Err(StateError::Inconsistent),
+    };
+    let is_possible =
+        |pending: PendingSwap| generation > 0 && pending.base.0 >= 0 && pending.base < pending.end;
+    if cleaned_to.0 < 0 || !pending.is_none_or(is_possible) {
+        return Err(StateError::Inconsistent);
+    }
+    Ok((cleaned_to, Swaps { generation, pending }))
 }
 
 fn encode_producer(id: i64, producer: &Producer, out: &mut BytesMut) {
@@ -228,6 +292,10 @@ mod tests {
                 state.log_start = Offset(numbers[2]);
                 state.high_watermark = Offset(numbers[3]);
                 state.log_end = Offset(numbers[4]);
+                state.cleaned_to = Offset(numbers[1]);
+                state.swaps.generation = numbers[0].unsigned_abs();
+                state.swaps.pending = (numbers[0] > 0 && numbers[1] % 2 == 0)
+                    .then(|| PendingSwap { base: Offset(numbers[0]), end: Offset(numbers[4] + 1) });
                 state.fault = (numbers[4] % 2 == 0).then(|| "a flipped bit".to_owned());
                 for (index, epoch) in epochs.into_keys().enumerate() {
                     state.epochs.note(LeaderEpoch(epoch), Offset(i64::try_from(index).unwrap()));
@@ -258,6 +326,19 @@ mod tests {
             prop_assert_eq!(&stored[..], &rest[..]);
         }
 
+        /// As the version before wrote it.
+        #[test]
+        fn a_state_without_what_compaction_knows_is_read(state in states()) {
+            let state = PartitionState { cleaned_to: Offset(0), swaps: Swaps::default(), ..state };
+            let mut stored = BytesMut::new();
+            state.encode(&mut stored);
+            let rest = stored.split_off(FIXED_BYTES + CLEANED_BYTES);
+            stored.truncate(FIXED_BYTES);
+            stored[0] = UNCLEANED_VERSION;
+            stored.put_slice(&rest);
+            prop_assert_eq!(PartitionState::decode(&mut stored.freeze()), Ok(state));
+        }
+
         #[test]
         fn damaged_bytes_are_an_error_or_another_state_but_never_a_panic(
             state in states(),
@@ -273,5 +354,22 @@ mod tests {
             stored.truncate(cut.index(stored.len()));
             let _ = PartitionState::decode(&mut stored.freeze());
         }
+    }
+
+    #[test]
+    fn a_replacement_that_cannot_be_is_refused() {
+        let mut state = PartitionState::empty(TopicPartition::default());
+        let mut decoded = |generation, base, end, cleaned_to| {
+            state.cleaned_to = Offset(cleaned_to);
+            let pending = Some(PendingSwap { base: Offset(base), end: Offset(end) });
+            state.swaps = Swaps { generation, pending };
+            let mut stored = BytesMut::new();
+            state.encode(&mut stored);
+            PartitionState::decode(&mut stored.freeze()).is_ok()
+        };
+        assert!(decoded(1, 0, 1, 0));
+        assert!(
+            !decoded(0, 0, 1, 0) && !decoded(1, 1, 1, 0) && !decoded(1, -1, 1, 0) && !decoded(1, 0, 1, -1)
+        );
     }
 }

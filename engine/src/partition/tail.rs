@@ -74,8 +74,21 @@ impl Tail {
     }
 
     /// Batches that only the journal holds.
-    pub fn unflushed(&self) -> impl Iterator<Item = &TailBatch> {
+    pub fn unflushed(&self) -> impl DoubleEndedIterator<Item = &TailBatch> {
         self.batches.range(self.flushed..)
+    }
+
+    /// The largest timestamp of what only the journal holds, −1 without any. Whoever needs to know only
+    /// that it is `enough` gets the first that is, from the newest on.
+    pub fn newest_unflushed_ms(&self, enough: i64) -> i64 {
+        let mut newest_ms = -1;
+        for batch in self.unflushed().rev() {
+            newest_ms = newest_ms.max(batch.max_timestamp_ms);
+            if newest_ms >= enough {
+                break;
+            }
+        }
+        newest_ms
     }
 
     /// The journal entry at `lsn` now holds everything unflushed (a carry-forward).

@@ -1,10 +1,11 @@
 //! Reading: batches from the tail in memory or from segments, offsets, and watching for more.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
-use corelog_protocol::batch::{BatchRef, first_record_at_or_after};
+use corelog_protocol::batch::{BatchHeader, BatchRef, first_record_at_or_after};
 use corelog_runtime::task::{self, Class};
 use corelog_runtime::time::Instant;
 use tokio::sync::Notify;
@@ -12,12 +13,15 @@ use tokio::sync::Notify;
 use super::stages::Source;
 use super::{PartitionCell, Shard};
 use crate::api::{EpochEnd, FetchOutcome, FetchPart, Fetched, FoundOffset, OffsetQuery, PartitionError};
-use crate::log::LogError;
+use crate::log::{LogError, RecordsRead};
 use crate::partition::{Partition, WatchId};
 use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 /// Bound on what one batch may decompress to when a timestamp is looked up.
 const DECOMPRESSED_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// So often a look at segments begins anew when retention or a truncation took them away meanwhile.
+const LOOKS_MAX: usize = 4;
 
 const NO_RECORD: FoundOffset = FoundOffset { offset: Offset(-1), timestamp_ms: -1, leader_epoch: None };
 
@@ -56,7 +60,9 @@ impl Shard {
         let mut left = max_bytes;
         let mut nothing_yet = true;
         for part in parts {
-            let outcome = self.read_one(part, left.min(part.max_bytes), nothing_yet).await;
+            let max_bytes = left.min(part.max_bytes);
+            let look = || self.read_one(part, max_bytes, nothing_yet);
+            let outcome = again_if_changed(look).await;
             if let Ok(fetched) = &outcome {
                 let size: usize = fetched.batches.iter().map(Bytes::len).sum();
                 left = left.saturating_sub(size);
@@ -83,7 +89,13 @@ impl Shard {
             };
             let cold = cold_range(&partition, part.offset);
             if cold.is_none() {
-                read_tail(&partition, part.offset, max_bytes, at_least_one, &mut fetched.batches);
+                read_tail(
+                    &partition,
+                    part.offset..high_watermark,
+                    max_bytes,
+                    at_least_one,
+                    &mut fetched.batches,
+                );
                 self.stages.read(Source::Memory, &fetched.batches);
             }
             (fetched, cold)
@@ -92,9 +104,14 @@ impl Shard {
             && (max_bytes > 0 || at_least_one)
         {
             let began = Instant::now();
-            fetched.batches = self.read_cold(&cell, part.offset, upto, max_bytes, at_least_one).await?;
+            let found = self.read_cold(&cell, part.offset, upto, max_bytes, at_least_one).await?;
             self.stages.segment_read.record_since(began);
-            self.stages.read(Source::Segments, &fetched.batches);
+            self.stages.read(Source::Segments, &found.batches);
+            fetched.batches = found.batches;
+            if let Some(filler) = found.filler {
+                read_behind(&cell.borrow(), filler, max_bytes, at_least_one, &mut fetched);
+                self.stages.read(Source::Memory, &fetched.batches);
+            }
         }
         Ok(fetched)
     }
@@ -107,25 +124,21 @@ impl Shard {
         upto: Offset,
         max_bytes: usize,
         at_least_one: bool,
-    ) -> Result<Vec<Bytes>, PartitionError> {
+    ) -> Result<RecordsRead, PartitionError> {
         let log = Rc::clone(cell.borrow().log());
-        let read = async move { log.read(from, upto, max_bytes, at_least_one).await };
-        let batches = task::spawn_join(Class::Read, read).await;
-        batches.map_err(|error| {
-            let partition = cell.borrow();
-            // The log may have been trimmed while it was read.
-            if from < partition.log_start() {
-                return PartitionError::OffsetOutOfRange {
-                    log_start_offset: partition.log_start(),
-                    high_watermark: partition.high_watermark(),
-                };
-            }
-            self.read_failed(partition.target(), &error)
-        })
+        let read = async move { log.read_records(from, upto, max_bytes, at_least_one).await };
+        let found = task::spawn_join(Class::Read, read).await;
+        found.map_err(|error| self.read_failed(cell.borrow().target(), &error))
     }
 
     /// Clients repeat what failed, so that the log has only some of the lines.
     fn read_failed(&self, target: TopicPartition, error: &LogError) -> PartitionError {
+        if error.is_stale() {
+            return PartitionError::Changed;
+        }
+        if matches!(error, LogError::Deleted) {
+            return PartitionError::UnknownPartition;
+        }
         if let Some(unsaid) = self.read_errors.pass() {
             tracing::error!(partition = %target, %error, unsaid, "segment read failed");
         }
@@ -162,6 +175,15 @@ impl Shard {
     /// # Errors
     /// See [`PartitionError`].
     pub async fn list_offset(
+        &self,
+        target: TopicPartition,
+        current: Option<LeaderEpoch>,
+        query: OffsetQuery,
+    ) -> Result<FoundOffset, PartitionError> {
+        again_if_changed(|| self.list_offset_once(target, current, query)).await
+    }
+
+    async fn list_offset_once(
         &self,
         target: TopicPartition,
         current: Option<LeaderEpoch>,
@@ -271,21 +293,55 @@ impl Shard {
     }
 }
 
+/// Looks again where what it looked at went away: by then the partition says what there is.
+async fn again_if_changed<T, F>(look: impl Fn() -> F) -> Result<T, PartitionError>
+where
+    F: Future<Output = Result<T, PartitionError>>,
+{
+    let mut result = look().await;
+    for _ in 1..LOOKS_MAX {
+        if !matches!(result, Err(PartitionError::Changed)) {
+            break;
+        }
+        result = look().await;
+    }
+    result
+}
+
 /// Up to where a read at `from` has to go to the segments, if it has to.
 fn cold_range(partition: &Partition, from: Offset) -> Option<Offset> {
     let first = partition.tail().first().unwrap_or_else(|| partition.log_end());
     (from < first).then_some(first)
 }
 
+/// Reads on behind the fillers that the segments ended with. When there is nothing yet, the last
+/// filler is the answer: without it the client would ask for the same offset for ever.
+fn read_behind(
+    partition: &Partition,
+    filler: Bytes,
+    max_bytes: usize,
+    at_least_one: bool,
+    fetched: &mut Fetched,
+) {
+    let header = BatchHeader::parse(&filler).expect("a filler that was read has a header");
+    let from = Offset(header.next_offset());
+    if cold_range(partition, from).is_none() {
+        read_tail(partition, from..fetched.high_watermark, max_bytes, at_least_one, &mut fetched.batches);
+    }
+    if fetched.batches.is_empty() && (at_least_one || filler.len() <= max_bytes) {
+        fetched.batches.push(filler);
+    }
+}
+
 fn read_tail(
     partition: &Partition,
-    from: Offset,
+    offsets: Range<Offset>,
     max_bytes: usize,
     at_least_one: bool,
     batches: &mut Vec<Bytes>,
 ) {
     let mut left = max_bytes;
-    for batch in partition.tail().read(from, partition.high_watermark()) {
+    for batch in partition.tail().read(offsets.start, offsets.end) {
         let size = batch.bytes.len();
         if size > left && !(at_least_one && batches.is_empty()) {
             return;

@@ -81,13 +81,20 @@ impl Shard {
 
     /// Writes a partition's acknowledged tail to its segments.
     pub(super) async fn flush(self: &Rc<Self>, cell: &PartitionCell) -> Result<(), LogError> {
+        self.flush_and(cell, Roll::AsNeeded).await
+    }
+
+    /// As [`Shard::flush`]; may leave the partition without an active segment.
+    pub(super) async fn flush_and(self: &Rc<Self>, cell: &PartitionCell, roll: Roll) -> Result<(), LogError> {
         self.claim_flush(cell).await;
-        let result = self.flush_claimed(cell).await;
+        let result = self.flush_claimed(cell, roll).await;
         self.release_flush(cell);
         let is_full = result.as_ref().is_err_and(LogError::is_disk_full);
         if self.segments_full.replace(is_full) != is_full {
             tracing::warn!(shard = self.index, is_full, "space for segments changed");
-            if !is_full {
+            if is_full {
+                self.retention.hurry();
+            } else {
                 // That was a part of it.
                 self.want_flush(Rc::clone(cell));
             }
@@ -109,7 +116,7 @@ impl Shard {
         }
     }
 
-    async fn flush_claimed(self: &Rc<Self>, cell: &PartitionCell) -> Result<(), LogError> {
+    async fn flush_claimed(self: &Rc<Self>, cell: &PartitionCell, roll: Roll) -> Result<(), LogError> {
         let (log, batches) = {
             let partition = cell.borrow();
             let acknowledged = partition.high_watermark();
@@ -127,14 +134,19 @@ impl Shard {
                 partition.tail().unflushed().take_while(fits).map(|batch| batch.bytes.clone()).collect();
             (Rc::clone(partition.log()), batches)
         };
-        if batches.is_empty() || cell.borrow().offline().is_some() {
+        let is_nothing = batches.is_empty() && roll == Roll::AsNeeded;
+        if is_nothing || cell.borrow().offline().is_some() {
             return Ok(());
         }
         let began = Instant::now();
-        let position = log.flush(&batches, Roll::AsNeeded).await?;
+        let active = log.position().segment_base;
+        let position = log.flush(&batches, roll).await?;
         self.stages.segment_flush.record_since(began);
         let (flushed_batches, flushed) = {
             let mut partition = cell.borrow_mut();
+            if position.segment_base != active {
+                partition.rolled(time::unix_time_ms());
+            }
             let before = partition.tail().unflushed_bytes();
             let batches = partition.tail_mut().flushed_to(position.next);
             (batches, before - partition.tail().unflushed_bytes())

@@ -134,7 +134,7 @@ impl Shard {
             return Err(partition_refusal(&PartitionError::DiskFull));
         }
         let mut partition = cell.borrow_mut();
-        let durability = partition.config().durability;
+        let durability = partition.durability(self.journal.progress().synced);
         let log_start_offset = partition.log_start();
         let admission = partition.admit(acks, &part.batch, now_ms, &mut self.scratch.borrow_mut())?;
         let summary = match admission {
@@ -147,12 +147,13 @@ impl Shard {
                 return Ok((Produced { base_offset, log_append_time_ms, log_start_offset }, wait));
             }
         };
-        if part.batch.len() > self.journal.max_entry_bytes() {
+        let batch = partition.in_codec(part.batch, &summary, &mut self.scratch.borrow_mut())?;
+        if batch.len() > self.journal.max_entry_bytes() {
             let message = format!("a batch can have {} bytes at most", self.journal.max_entry_bytes());
             return Err(refusal(ErrorCode::MessageTooLarge, message));
         }
-        let (size_bytes, records) = (part.batch.len(), summary.header.record_count);
-        let appended = partition.append(part.batch, &summary, now_ms, &self.journal);
+        let (size_bytes, records) = (batch.len(), summary.header.record_count);
+        let appended = partition.append(batch, &summary, now_ms, &self.journal);
         let wants_flush = partition.tail().unflushed_bytes() >= self.options.flush_chunk_bytes;
         drop(partition);
         self.stages.produced(durability, records, size_bytes);

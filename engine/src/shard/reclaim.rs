@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::{PartitionCell, Shard, entry};
-use crate::journal::{Entry, EntryKind, JournalError};
+use crate::journal::{Entry, EntryKind, JournalError, JournalFull};
 use crate::meta::MetaError;
 use crate::partition::producers::Producers;
 use crate::planted::Planted;
@@ -73,6 +73,9 @@ impl Shard {
             match self.reclaim(oldest.end).await {
                 Ok(true) => {
                     self.retry_parked();
+                    if matches!(self.journal.full(), Some(JournalFull::Disk)) {
+                        self.retention.hurry();
+                    }
                     if self.segments_full.get() {
                         // Tails were only carried from one journal file to another.
                         time::sleep(RETRY).await;
@@ -211,7 +214,8 @@ impl Shard {
         let now_ms = time::unix_time_ms();
         let mut payload = BytesMut::new();
         let mut named = Vec::new();
-        for cell in cells {
+        // Whoever names a partition may have awaited since it looked that up.
+        for cell in cells.iter().filter(|cell| !cell.borrow().is_deleted()) {
             self.encode_state(cell, now_ms, &mut payload);
             named.push(Rc::clone(cell));
             if payload.len() >= CHECKPOINT_BYTES {

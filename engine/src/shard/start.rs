@@ -19,7 +19,7 @@ use crate::partition::state::PartitionState;
 use crate::recovery::{Recovered, RecoveredPartition, Replay};
 use crate::shard::ShardOptions;
 use crate::topic_config::{NodeDefaults, TopicConfig};
-use crate::types::{Lsn, Offset, PartitionId, TopicPartition};
+use crate::types::{Durability, Lsn, Offset, PartitionId, TopicPartition};
 
 /// What a journal gave back.
 pub struct Replayed {
@@ -113,7 +113,7 @@ impl Shard {
     async fn adopt_replayed(self: &Rc<Self>, recovered: RecoveredPartition) {
         let RecoveredPartition { mut state, tail, state_lsn, cut_segments_to, fault, .. } = recovered;
         let target = state.target;
-        let config = Rc::new(TopicConfig::effective(&BTreeMap::new(), &self.defaults));
+        let config = Rc::new(TopicConfig::effective(&BTreeMap::new(), &self.defaults()));
         let log = self.segment_log(&state, &config);
         let mut uncut = None;
         if let Some(end) = cut_segments_to {
@@ -141,7 +141,7 @@ impl Shard {
     pub fn adopt_drained(self: &Rc<Self>, states: Vec<PartitionState>) -> Option<Lsn> {
         let mut cells = Vec::with_capacity(states.len());
         for state in states {
-            let config = Rc::new(TopicConfig::effective(&BTreeMap::new(), &self.defaults));
+            let config = Rc::new(TopicConfig::effective(&BTreeMap::new(), &self.defaults()));
             let log = self.segment_log(&state, &config);
             let target = state.target;
             let cell = super::cell(Partition::new(state, Vec::new(), None, log, config));
@@ -171,9 +171,14 @@ impl Shard {
         if image.version < old.version {
             return;
         }
+        let same_defaults = image.node_configs == old.node_configs;
+        if !same_defaults {
+            let defaults = self.defaults().with_dynamic(&image.node_configs, self.options.node);
+            *self.defaults.borrow_mut() = Rc::new(defaults);
+        }
         for (id, topic) in &image.topics {
             let unchanged = old.topics.get(id).is_some_and(|before| Arc::ptr_eq(before, topic));
-            if !unchanged {
+            if !unchanged || !same_defaults {
                 self.apply_topic(topic);
                 yield_if_needed().await;
             }
@@ -187,11 +192,13 @@ impl Shard {
             self.sort_out_strays(&image);
         }
         *self.image.borrow_mut() = image;
+        self.seat_coordinators();
     }
 
     fn apply_topic(self: &Rc<Self>, topic: &TopicMeta) {
         // Metadata validated the configs when they were set; a newer node may know more of them.
-        let config = Rc::new(TopicConfig::effective(&topic.configs, &self.defaults));
+        let config = Rc::new(TopicConfig::effective(&topic.configs, &self.defaults()));
+        let newest = self.journal.last_appended();
         for (partition, meta) in (0_i32..).zip(&topic.partitions) {
             let partition = PartitionId(partition);
             let here = topic.shard_of(partition, self.shards) == self.index;
@@ -201,8 +208,17 @@ impl Shard {
             let target = TopicPartition::new(topic.id, partition);
             let cell = self.claim(target, &config);
             let mut partition = cell.borrow_mut();
+            if **partition.config() != *config {
+                self.retention.hurry();
+            }
             partition.log().set_options(segment_options(&config, &self.options));
-            partition.set_leadership(meta.leader_epoch, meta.isr.len(), Rc::clone(&config));
+            let before = partition.config().durability;
+            partition.set_leadership(meta.leader_epoch, meta.isr.len(), Rc::clone(&config), newest);
+            if let (Durability::Write, Durability::Fsync, Some(newest)) = (before, config.durability, newest)
+            {
+                // Who asked for it may take what was acknowledged before for synced, soon.
+                self.journal.request_sync(newest);
+            }
         }
     }
 
@@ -322,8 +338,10 @@ impl Shard {
             return Ok(());
         }
         self.retry_parked();
+        self.close_coordinators();
         self.flush_wanted.notify_waiters();
         self.relief_wanted.notify_one();
+        self.retention.hurry();
         if self.fault.borrow().is_none()
             && let Some(newest) = self.journal.last_appended()
         {
@@ -356,9 +374,15 @@ enum RemoveError {
 
 /// What a topic's configuration means for its segments.
 pub fn segment_options(config: &TopicConfig, options: &ShardOptions) -> SegmentOptions {
+    // What may not stay uncompacted for longer must not be in the active segment for longer.
+    let segment_ms = match config.cleanup.compact {
+        true => config.segment_ms.min(config.max_compaction_lag_ms),
+        false => config.segment_ms,
+    };
     SegmentOptions {
         segment_bytes: config.segment_bytes,
-        segment_ms: config.segment_ms,
+        segment_ms,
+        segment_jitter_ms: config.segment_jitter_ms,
         index_interval_bytes: config.index_interval_bytes,
         planted: options.planted,
     }

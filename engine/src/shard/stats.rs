@@ -1,6 +1,6 @@
 //! What a shard tells of itself, for metrics and health.
 
-use super::{Shard, StageStats};
+use super::{RetentionStats, Shard, StageStats};
 use crate::journal::{JournalFull, JournalStats};
 
 /// Memory for one purpose, against what may be used for it.
@@ -10,6 +10,17 @@ pub struct MemoryUse {
     pub bytes: usize,
     /// At so many bytes something gives way, or waits.
     pub budget_bytes: usize,
+}
+
+/// What a shard's group coordinators have and had to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GroupStats {
+    /// Groups.
+    pub groups: usize,
+    /// Coordinators that are not loaded yet, or again.
+    pub loading: usize,
+    /// Requests that reached a coordinator.
+    pub requests: u64,
 }
 
 /// A shard's numbers at one moment.
@@ -39,6 +50,12 @@ pub struct ShardStats {
     pub produces_parked: usize,
     /// Messages to other shards that these have not taken yet.
     pub mesh_queued: usize,
+    /// Bytes of segment files, as far as somebody looked which ones there are.
+    pub segment_bytes: u64,
+    /// What retention deleted.
+    pub retention: RetentionStats,
+    /// Consumer groups.
+    pub groups: GroupStats,
     /// The journal's numbers.
     pub journal: JournalStats,
     /// What passed through, and how long that took.
@@ -76,6 +93,9 @@ impl Shard {
             open_files_max: self.options.open_files_max,
             produces_parked: self.parked.borrow().len(),
             mesh_queued: 0,
+            segment_bytes: partitions.values().map(|cell| cell.borrow().log().size_bytes()).sum(),
+            retention: self.retention.stats(),
+            groups: self.group_stats(),
             journal,
             stages: self.stages.stats(),
             fault: self.fault(),

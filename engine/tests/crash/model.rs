@@ -24,6 +24,8 @@ pub struct Model {
     /// Names of deleted topics, to be used again.
     pub free_names: BTreeSet<String>,
     pub next_record: Cell<u64>,
+    /// The timestamp of each record.
+    pub born_ms: BTreeMap<u64, i64>,
     pub next_name: Cell<u64>,
     /// Ids that were handed out: none twice.
     pub producer_ids: BTreeSet<i64>,
@@ -44,7 +46,14 @@ pub struct PartitionModel {
     pub records: BTreeMap<i64, u64>,
     /// Records that were sent and not answered.
     pub limbo: BTreeSet<u64>,
+    /// Where the log starts by what was promised. By retention it may start later, and after a crash
+    /// earlier again.
     pub log_start: i64,
+    pub retention: Retention,
+    /// Records were taken back: the newest that retention left may be among them.
+    pub was_cut: bool,
+    /// Where it was seen to start in this life of the node.
+    pub seen_start: i64,
     /// A truncation or trim that was sent and not answered.
     pub maybe_cut: Option<i64>,
     pub maybe_trim: Option<i64>,
@@ -52,6 +61,16 @@ pub struct PartitionModel {
     /// Truncations are alone with their partition.
     pub gate: Rc<RwLock<()>>,
     pub leader_epoch: LeaderEpoch,
+}
+
+/// What the node may delete by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    Nothing,
+    /// What is older than so many milliseconds.
+    Time(i64),
+    /// The oldest, but never all.
+    Size,
 }
 
 /// An idempotent producer that writes to one partition.
@@ -72,13 +91,16 @@ pub struct SentBatch {
 }
 
 impl PartitionModel {
-    pub fn new(target: TopicPartition, durability: Durability) -> Self {
+    pub fn new(target: TopicPartition, durability: Durability, retention: Retention) -> Self {
         Self {
             target,
             durability,
             records: BTreeMap::new(),
             limbo: BTreeSet::new(),
             log_start: 0,
+            retention,
+            was_cut: false,
+            seen_start: 0,
             maybe_cut: None,
             maybe_trim: None,
             producers: Vec::new(),
@@ -128,6 +150,42 @@ impl PartitionModel {
         Ok(())
     }
 
+    /// Where the log may be read from.
+    pub fn start(&self) -> i64 {
+        self.log_start.max(self.seen_start)
+    }
+
+    /// A log was seen to start at `start`: what is gone must have been retention's to take.
+    pub fn may_start_at(
+        &mut self,
+        start: i64,
+        now_ms: i64,
+        born_ms: &BTreeMap<u64, i64>,
+    ) -> Result<(), Violation> {
+        let promised = self.log_start.max(self.maybe_trim.filter(|trim| *trim <= start).unwrap_or(0));
+        if start <= promised {
+            return Ok(());
+        }
+        for (offset, record) in self.records.range(promised..start) {
+            let age_ms = now_ms - born_ms[record];
+            let may_go = match self.retention {
+                Retention::Nothing => false,
+                Retention::Time(kept_ms) => age_ms > kept_ms,
+                Retention::Size => true,
+            };
+            if !may_go {
+                let (target, retention) = (self.target, self.retention);
+                return Err(format!("{target}: offset {offset} is gone after {age_ms} ms ({retention:?})"));
+            }
+        }
+        let is_something_left = self.records.range(start..).next().is_some() || !self.limbo.is_empty();
+        if self.retention == Retention::Size && !is_something_left && !self.was_cut {
+            return Err(format!("{}: the size retained nothing, the log starts at {start}", self.target));
+        }
+        self.seen_start = start;
+        Ok(())
+    }
+
     /// Holds the whole log of a restarted node, `[start, end)`, against the promises.
     pub fn restarted(
         &mut self,
@@ -137,12 +195,17 @@ impl PartitionModel {
         power_lost: bool,
     ) -> Result<(), Violation> {
         let target = self.target;
+        self.seen_start = start;
         if let Some(trim) = self.maybe_trim.take()
-            && start == trim
+            && start >= trim
         {
             self.trimmed_to(trim);
         }
-        if start != self.log_start {
+        let is_right = match self.retention {
+            Retention::Nothing => start == self.log_start,
+            Retention::Time(_) | Retention::Size => start >= self.log_start,
+        };
+        if !is_right {
             return Err(format!("{target}: the log starts at {start}, not {}", self.log_start));
         }
         if let Some(cut) = self.maybe_cut.take()
@@ -150,7 +213,7 @@ impl PartitionModel {
         {
             self.forget_from(cut);
         }
-        let promised_end = self.records.last_key_value().map_or(self.log_start, |(offset, _)| offset + 1);
+        let promised_end = self.end();
         let may_shrink = power_lost && self.durability == Durability::Write;
         if end < promised_end {
             if !may_shrink {
@@ -188,6 +251,11 @@ impl PartitionModel {
         Ok(())
     }
 
+    /// The end of what is promised.
+    pub fn end(&self) -> i64 {
+        self.records.last_key_value().map_or(0, |(offset, _)| offset + 1).max(self.start())
+    }
+
     /// The log starts at `to` now; nothing is promised of what was before it.
     pub fn trimmed_to(&mut self, to: i64) {
         self.log_start = to;
@@ -197,6 +265,7 @@ impl PartitionModel {
     /// Records at and after `end` were taken back.
     pub fn forget_from(&mut self, end: i64) {
         self.records.split_off(&end);
+        self.was_cut = true;
         self.producers.clear();
         self.limbo.clear();
     }
@@ -262,15 +331,22 @@ pub async fn read_all(
     target: TopicPartition,
 ) -> Result<(i64, i64, Vec<(i64, u64)>), Violation> {
     let mut found: Vec<(i64, u64)> = Vec::new();
-    let first = match fetch(engine, target, 0, 1).await {
+    let mut first = match fetch(engine, target, 0, 1).await {
         Ok(fetched) => fetched.log_start_offset.0,
         Err(PartitionError::OffsetOutOfRange { log_start_offset, .. }) => log_start_offset.0,
         Err(error) => return Err(format!("{target}: {error}")),
     };
     let mut next = first;
     loop {
-        let fetched =
-            fetch(engine, target, next, 64 * 1024).await.map_err(|error| format!("{target}: {error}"))?;
+        let fetched = match fetch(engine, target, next, 64 * 1024).await {
+            // Retention goes on meanwhile.
+            Err(PartitionError::OffsetOutOfRange { log_start_offset, .. }) if log_start_offset.0 > next => {
+                (first, next) = (log_start_offset.0, log_start_offset.0);
+                found.clear();
+                continue;
+            }
+            fetched => fetched.map_err(|error| format!("{target}: {error}"))?,
+        };
         let end = fetched.high_watermark.0;
         if next >= end {
             return Ok((first, end, found));

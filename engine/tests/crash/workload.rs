@@ -12,7 +12,10 @@ use corelog_protocol::ErrorCode;
 use corelog_protocol::batch::{BatchBuilder, Codec};
 use corelog_runtime::{rand, time};
 
-use crate::model::{self, Model, PartitionModel, ProducerModel, SentBatch, Topic, Violation, filler_of};
+use crate::model::{
+    self, Model, PartitionModel, ProducerModel, Retention, SentBatch, Topic, Violation, filler_of,
+};
+use crate::sim_node;
 
 pub type SharedModel = Rc<RefCell<Model>>;
 
@@ -44,15 +47,13 @@ async fn create_topic(engine: &Engine, model: &SharedModel) -> Result<(), Violat
         Durability::Write => "write",
     };
     let partitions = 1 + i32::try_from(rand::below(4)).expect("below four");
+    let (retention, configs) = some_retention();
     let new = NewTopic {
         name: name.clone(),
         partitions,
         replication_factor: 1,
         assignments: Vec::new(),
-        configs: vec![
-            ("corelog.durability".to_owned(), Some(mode.to_owned())),
-            ("segment.bytes".to_owned(), Some((1024 * 1024).to_string())),
-        ],
+        configs: [vec![("corelog.durability".to_owned(), Some(mode.to_owned()))], configs].concat(),
     };
     let created = engine.create_topics(vec![new], false).await.pop().ok_or("no answer")?;
     let meta = match created {
@@ -62,7 +63,7 @@ async fn create_topic(engine: &Engine, model: &SharedModel) -> Result<(), Violat
     };
     let partitions = (0..partitions).map(|partition| {
         let target = TopicPartition::new(meta.id, PartitionId(partition));
-        Rc::new(RefCell::new(PartitionModel::new(target, durability)))
+        Rc::new(RefCell::new(PartitionModel::new(target, durability, retention)))
     });
     let topic = Topic { name: name.clone(), partitions: partitions.collect(), maybe_deleted: false };
     let mut model = model.borrow_mut();
@@ -70,6 +71,27 @@ async fn create_topic(engine: &Engine, model: &SharedModel) -> Result<(), Violat
         return Err(format!("topic id {} was given twice", meta.id));
     }
     Ok(())
+}
+
+/// What the node may delete of a topic, and the configs that say so.
+fn some_retention() -> (Retention, Vec<(String, Option<String>)>) {
+    let between = |least: u64, most: u64| i64::try_from(least + rand::below(most - least)).expect("small");
+    let mut configs = vec![("segment.bytes", if rand::below(2) == 0 { 1 << 20 } else { 1 << 16 })];
+    let retention = match rand::below(3) {
+        0 => Retention::Nothing,
+        1 => {
+            let kept_ms = between(5, 60);
+            configs.extend([("retention.ms", kept_ms), ("segment.ms", between(5, 60))]);
+            configs.push(("segment.jitter.ms", between(0, 60)));
+            Retention::Time(kept_ms)
+        }
+        _ => {
+            configs.push(("retention.bytes", between(1, 200_000)));
+            Retention::Size
+        }
+    };
+    let configs = configs.into_iter().map(|(name, value)| (name.to_owned(), Some(value.to_string())));
+    (retention, configs.collect())
 }
 
 /// A name that no topic has: new, or that of a deleted topic.
@@ -155,10 +177,12 @@ fn build(model: &SharedModel, producer: Option<(i64, i32)>) -> SentBatch {
     for _ in 0..=rand::below(4) {
         let number = model.borrow().next_record.get();
         model.borrow().next_record.set(number + 1);
+        let now_ms = time::unix_time_ms();
+        model.borrow_mut().born_ms.insert(number, now_ms);
         let size = if large { rand::below(20_000) } else { rand::below(400) };
         let mut value = number.to_le_bytes().to_vec();
         value.resize(8 + usize::try_from(size).expect("small"), filler_of(number));
-        builder = builder.record(time::unix_time_ms(), Some(b"key"), Some(&value));
+        builder = builder.record(now_ms, Some(b"key"), Some(&value));
         records.push(number);
     }
     SentBatch { bytes: builder.build().expect("a small batch can be built"), records }
@@ -268,7 +292,7 @@ async fn truncate(engine: &Engine, model: &SharedModel) -> Result<(), Violation>
     // Only whole batches can be taken back, so a boundary is looked for first.
     let (start, promised) = {
         let cell = cell.borrow();
-        (cell.log_start, cell.records.last_key_value().map_or(cell.log_start, |(offset, _)| offset + 1))
+        (cell.start(), cell.end())
     };
     if promised <= start {
         return Ok(());
@@ -278,7 +302,7 @@ async fn truncate(engine: &Engine, model: &SharedModel) -> Result<(), Violation>
     let Ok(fetched) = model::fetch(engine, target, near, 1).await else { return Ok(()) };
     let Some(first) = model::numbers(&fetched.batches, 0)?.first().copied() else { return Ok(()) };
     let end = first.0;
-    if end < cell.borrow().log_start {
+    if end < cell.borrow().start() {
         return Ok(());
     }
     cell.borrow_mut().maybe_cut = Some(end);
@@ -292,6 +316,11 @@ async fn truncate(engine: &Engine, model: &SharedModel) -> Result<(), Violation>
         Err(PartitionError::UnknownPartition | PartitionError::Stopping | PartitionError::Offline(_)) => {
             Ok(())
         }
+        // Retention was there first.
+        Err(PartitionError::OffsetOutOfRange { log_start_offset, .. }) if log_start_offset.0 > end => {
+            cell.borrow_mut().maybe_cut = None;
+            may_start_at(model, &cell, log_start_offset)
+        }
         Err(error) => Err(format!("{target}: truncation to {end} failed: {error}")),
     }
 }
@@ -303,18 +332,20 @@ async fn trim(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
     let target = cell.borrow().target;
     let (start, end) = {
         let cell = cell.borrow();
-        (cell.log_start, cell.records.last_key_value().map_or(cell.log_start, |(offset, _)| offset + 1))
+        (cell.start(), cell.end())
     };
     if end <= start {
         return Ok(());
     }
     let to = start + i64::try_from(rand::below((end - start).unsigned_abs() + 1)).expect("small");
     cell.borrow_mut().maybe_trim = Some(to);
-    match engine.trim(target, Offset(to)).await {
-        Ok(log_start) if log_start.0 == to => {
+    match sim_node::trim(engine, target, Offset(to)).await {
+        Ok(log_start) if log_start.0 >= to => {
+            may_start_at(model, &cell, log_start)?;
             let mut cell = cell.borrow_mut();
             cell.maybe_trim = None;
-            cell.trimmed_to(to);
+            // Retention may have been ahead. What a trim answers is durable.
+            cell.trimmed_to(log_start.0);
             Ok(())
         }
         Ok(log_start) => Err(format!("{target}: trimmed to {to}, the log starts at {log_start}")),
@@ -325,20 +356,32 @@ async fn trim(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
     }
 }
 
+/// A partition was seen to start there.
+fn may_start_at(
+    model: &SharedModel,
+    cell: &Rc<RefCell<PartitionModel>>,
+    start: Offset,
+) -> Result<(), Violation> {
+    let (model, now_ms) = (model.borrow(), time::unix_time_ms());
+    cell.borrow_mut().may_start_at(start.0, now_ms, &model.born_ms)
+}
+
 async fn read_some(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {
     let Some(cell) = pick_partition(model) else { return Ok(()) };
     let gate = Rc::clone(&cell.borrow().gate);
     let _shared = gate.read().await;
     let (target, start, end, durability) = {
         let cell = cell.borrow();
-        let end = cell.records.last_key_value().map_or(cell.log_start, |(offset, _)| offset + 1);
-        (cell.target, cell.log_start, end, cell.durability)
+        (cell.target, cell.start(), cell.end(), cell.durability)
     };
     let from = start + i64::try_from(rand::below((end - start).unsigned_abs() + 1)).expect("small");
     let fetched = match model::fetch(engine, target, from, 8 * 1024).await {
         Ok(fetched) => fetched,
         Err(PartitionError::UnknownPartition | PartitionError::Stopping | PartitionError::Offline(_)) => {
             return Ok(());
+        }
+        Err(PartitionError::OffsetOutOfRange { log_start_offset, .. }) if log_start_offset.0 > from => {
+            return may_start_at(model, &cell, log_start_offset);
         }
         Err(error) => return Err(format!("{target}: fetch at {from} in [{start}, {end}) failed: {error}")),
     };

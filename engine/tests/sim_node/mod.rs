@@ -1,14 +1,22 @@
 //! The node that simulated tests run.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use corelog_engine::engine::EngineOptions;
+use corelog_engine::api::{PartitionError, TrimTo};
+use corelog_engine::engine::{Engine, EngineOptions};
 use corelog_engine::journal::JournalOptions;
 use corelog_engine::meta::MetaOptions;
 use corelog_engine::planted::PlantedBug;
 use corelog_engine::shard::ShardOptions;
 use corelog_engine::topic_config::NodeDefaults;
-use corelog_engine::types::NodeId;
+use corelog_engine::types::{NodeId, Offset, TopicPartition};
+
+/// Moves the log start of one partition.
+#[allow(dead_code, reason = "not every test trims")]
+pub async fn trim(engine: &Engine, target: TopicPartition, to: Offset) -> Result<Offset, PartitionError> {
+    engine.trim(vec![(target, TrimTo::Offset(to))]).await.pop().expect("one part, one answer")
+}
 
 /// Small files and budgets, so that every run rolls, flushes, carries forward and recycles.
 pub fn options(bug: PlantedBug) -> EngineOptions {
@@ -27,6 +35,8 @@ pub fn options(bug: PlantedBug) -> EngineOptions {
             carry_bytes_max: 8 * 1024,
             journal_queue_bytes_max: 128 * 1024,
             open_files_max: 8,
+            groups: corelog_engine::group::GroupConfig::default(),
+            retention_check_interval: Duration::from_secs(300),
             planted: bug,
         },
         journal,

@@ -6,12 +6,14 @@ use std::rc::Rc;
 use corelog_protocol::error::ErrorCode;
 use corelog_protocol::fetch::IsolationLevel;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_configs_response::DescribeConfigsSynonym;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{
-    CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    ListOffsetsRequest, ListOffsetsResponse,
+    CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, ListOffsetsRequest, ListOffsetsResponse,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use uuid::Uuid;
@@ -24,10 +26,9 @@ use super::retry::Retry;
 
 /// First version of DeleteTopics that names topics in a structure.
 const DELETE_STRUCTURES_FROM: i16 = 6;
-/// `resource_type` of a topic in DescribeConfigs.
-const RESOURCE_TOPIC: i8 = 2;
-/// `resource_type` of a broker in DescribeConfigs.
-const RESOURCE_BROKER: i8 = 4;
+
+/// First version of DescribeConfigs that has documentation.
+const DOCUMENTATION_FROM: i16 = 3;
 
 /// A topic to create.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +69,8 @@ pub struct ConfigEntry {
     pub read_only: bool,
     /// What the broker says about it, where asked for.
     pub documentation: Option<String>,
+    /// Everything that sets it, what counts first: the name by which it does, the value, where.
+    pub synonyms: Vec<(String, Option<String>, ConfigSource)>,
 }
 
 /// Where a setting's value comes from.
@@ -75,8 +78,12 @@ pub struct ConfigEntry {
 pub enum ConfigSource {
     /// Set on this topic.
     Topic,
-    /// Set on a broker or the cluster, at run time or in its file.
+    /// Set on this broker at run time.
     Broker,
+    /// Set on all brokers at run time.
+    AllBrokers,
+    /// Set in the broker's file.
+    BrokerFile,
     /// Nobody set it.
     Default,
     /// A number that this client does not know.
@@ -87,7 +94,9 @@ impl ConfigSource {
     fn from_wire(source: i8) -> Self {
         match source {
             1 => Self::Topic,
-            2..=4 => Self::Broker,
+            2 => Self::Broker,
+            3 => Self::AllBrokers,
+            4 => Self::BrokerFile,
             5 => Self::Default,
             other => Self::Other(other),
         }
@@ -101,6 +110,34 @@ pub enum ConfigTarget {
     Topic(String),
     /// A broker's, by node id.
     Broker(i32),
+    /// What is set on all brokers at run time.
+    AllBrokers,
+}
+
+impl ConfigTarget {
+    /// `resource_type` of a topic.
+    pub(super) const TOPIC: i8 = 2;
+    /// `resource_type` of a broker.
+    pub(super) const BROKER: i8 = 4;
+
+    /// Type and name on the wire.
+    pub(super) fn resource(&self) -> (i8, String) {
+        match self {
+            Self::Topic(name) => (Self::TOPIC, name.clone()),
+            Self::Broker(id) => (Self::BROKER, id.to_string()),
+            Self::AllBrokers => (Self::BROKER, String::new()),
+        }
+    }
+}
+
+impl std::fmt::Display for ConfigTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Topic(name) => write!(f, "topic '{name}'"),
+            Self::Broker(id) => write!(f, "node {id}"),
+            Self::AllBrokers => f.write_str("all nodes"),
+        }
+    }
 }
 
 /// Which offset of a partition.
@@ -162,7 +199,11 @@ impl Admin {
         Self { client }
     }
 
-    fn timeout_ms(&self) -> i32 {
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn timeout_ms(&self) -> i32 {
         i32::try_from(self.client.options().request_timeout.as_millis()).unwrap_or(i32::MAX)
     }
 
@@ -241,6 +282,62 @@ impl Admin {
         Ok(in_order(names.iter().map(String::as_str), outcomes))
     }
 
+    /// Forgets the oldest records of partitions, for good, at their leaders: those before an offset,
+    /// or all with `None`. One outcome each, in their order: where the log starts from now on.
+    ///
+    /// # Errors
+    /// When the request as a whole fails. A leader that could not be asked is the outcome of its
+    /// partitions. It may be repeated: what is gone stays gone.
+    pub async fn delete_records(
+        &self,
+        wanted: &[(TopicPartitionName, Option<i64>)],
+    ) -> Result<Vec<Result<i64, ClientError>>, ClientError> {
+        let mut outcomes: BTreeMap<TopicPartitionName, Result<i64, ClientError>> = BTreeMap::new();
+        let mut by_leader: BTreeMap<i32, BTreeMap<&str, Vec<DeleteRecordsPartition>>> = BTreeMap::new();
+        for (name, before) in wanted {
+            let (topic, partition) = name;
+            self.client.topic(topic, AutoCreate::No).await?;
+            match self.client.leader(topic, *partition) {
+                Ok((leader, _)) => by_leader.entry(leader).or_default().entry(topic).or_default().push(
+                    DeleteRecordsPartition::default()
+                        .with_partition_index(*partition)
+                        .with_offset(before.unwrap_or(-1)),
+                ),
+                Err(error) => drop(outcomes.insert(name.clone(), Err(error))),
+            }
+        }
+        for (leader, topics) in by_leader {
+            let topics = topics.into_iter().map(|(name, partitions)| {
+                DeleteRecordsTopic::default().with_name(topic_name(name)).with_partitions(partitions)
+            });
+            let request = DeleteRecordsRequest::default()
+                .with_topics(topics.collect())
+                .with_timeout_ms(self.timeout_ms());
+            let response = self.client.node(leader, Lane::Control).await?.call(&request).await?;
+            for topic in response.topics {
+                for answer in topic.partitions {
+                    let partition = answer.partition_index;
+                    let checked = ClientError::check(answer.error_code, None, || {
+                        format!("deleting records of {}-{partition}", topic.name.as_str())
+                    });
+                    let name = (Rc::from(topic.name.as_str()), partition);
+                    outcomes.insert(name, checked.map(|()| answer.low_watermark));
+                }
+            }
+        }
+        let left_out = |name: &TopicPartitionName| {
+            Err(ClientError::Refused {
+                what: format!("deleting records of {}-{}", name.0, name.1),
+                code: ErrorCode::UnknownServerError,
+                message: Some("the broker's answer leaves it out".to_owned()),
+            })
+        };
+        let outcome = |(name, _): &(TopicPartitionName, Option<i64>)| {
+            outcomes.remove(name).unwrap_or_else(|| left_out(name))
+        };
+        Ok(wanted.iter().map(outcome).collect())
+    }
+
     /// Sends to the controller; before KRaft only that one changes topics.
     async fn call_controller<R: Request>(&self, request: &R, limit: i16) -> Result<R::Response, ClientError> {
         self.client.controller().await?.call_up_to(request, limit).await
@@ -270,22 +367,20 @@ impl Admin {
     /// # Errors
     /// When the broker refuses or does not answer.
     pub async fn describe_configs(&self, target: &ConfigTarget) -> Result<Vec<ConfigEntry>, ClientError> {
-        let (kind, name) = match target {
-            ConfigTarget::Topic(name) => (RESOURCE_TOPIC, name.clone()),
-            ConfigTarget::Broker(id) => (RESOURCE_BROKER, id.to_string()),
-        };
-        let what = format!("describing the configs of '{name}'");
-        let connection = match target {
-            ConfigTarget::Topic(_) => self.client.any().await?,
-            ConfigTarget::Broker(id) => self.client.node(*id, Lane::Control).await?,
-        };
-        let request = DescribeConfigsRequest::default().with_resources(vec![
-            DescribeConfigsResource::default()
-                .with_resource_type(kind)
-                .with_resource_name(StrBytes::from_string(name))
-                .with_configuration_keys(None),
-        ]);
-        let response = connection.call(&request).await?;
+        let (kind, name) = target.resource();
+        let what = format!("describing the configs of {target}");
+        let connection = self.connection_for(target).await?;
+        let version = connection.version::<DescribeConfigsRequest>(i16::MAX)?;
+        let request = DescribeConfigsRequest::default()
+            .with_include_synonyms(true)
+            .with_include_documentation(version >= DOCUMENTATION_FROM)
+            .with_resources(vec![
+                DescribeConfigsResource::default()
+                    .with_resource_type(kind)
+                    .with_resource_name(StrBytes::from_string(name))
+                    .with_configuration_keys(None),
+            ]);
+        let response = connection.call_up_to(&request, version).await?;
         let mut entries = Vec::new();
         for result in response.results {
             let message = result.error_message.as_deref();
@@ -296,10 +391,19 @@ impl Admin {
                 source: ConfigSource::from_wire(config.config_source),
                 read_only: config.read_only,
                 documentation: config.documentation.map(|text| text.to_string()),
+                synonyms: config.synonyms.into_iter().map(synonym).collect(),
             }));
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
+    }
+
+    /// A broker's own configs are that broker's to tell and to check.
+    pub(super) async fn connection_for(&self, target: &ConfigTarget) -> Result<Connection, ClientError> {
+        match target {
+            ConfigTarget::Topic(_) | ConfigTarget::AllBrokers => self.client.any().await,
+            ConfigTarget::Broker(id) => self.client.node(*id, Lane::Control).await,
+        }
     }
 
     /// The brokers, the controller and the cluster's id.
@@ -403,6 +507,11 @@ impl Admin {
         }
         last
     }
+}
+
+fn synonym(synonym: DescribeConfigsSynonym) -> (String, Option<String>, ConfigSource) {
+    let value = synonym.value.map(|value| value.to_string());
+    (synonym.name.to_string(), value, ConfigSource::from_wire(synonym.source))
 }
 
 async fn ask_leader(

@@ -5,7 +5,7 @@
 //! that are many (produces) have connections of their own, because replies on one connection come
 //! in order.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -73,6 +73,9 @@ pub enum Lane {
     Produce,
     /// Fetches.
     Fetch,
+    /// One of the groups' members, by its number in this client: joining waits for others, and those
+    /// may be members of this client, too.
+    Member(u64),
 }
 
 /// Whether asking for an unknown topic may create it, where the cluster does that.
@@ -94,6 +97,8 @@ struct Inner {
     metadata: RefCell<Metadata>,
     /// Topics that someone asked about: refreshed together.
     interest: RefCell<BTreeSet<Rc<str>>>,
+    /// How many members of groups there were.
+    members: Cell<u64>,
 }
 
 /// The current connection to one address, made by one task at a time.
@@ -137,6 +142,7 @@ impl Client {
             connections: RefCell::default(),
             metadata: RefCell::default(),
             interest: RefCell::default(),
+            members: Cell::default(),
         }))
     }
 
@@ -153,6 +159,18 @@ impl Client {
     /// What is known of the cluster.
     pub fn metadata(&self) -> Metadata {
         self.0.metadata.borrow().clone()
+    }
+
+    /// A lane for one more member of a group.
+    pub(super) fn member_lane(&self) -> Lane {
+        let number = self.0.members.get();
+        self.0.members.set(number + 1);
+        Lane::Member(number)
+    }
+
+    /// Nobody needs the connections of this lane any more.
+    pub(super) fn leave_lane(&self, lane: Lane) {
+        self.0.connections.borrow_mut().retain(|(_, of), _| *of != lane);
     }
 
     /// The connection to an address, made when there is none that works.

@@ -202,8 +202,20 @@ impl Connection {
     /// # Errors
     /// As [`Connection::call`].
     pub async fn call_up_to<R: Request>(&self, request: &R, limit: i16) -> Result<R::Response, ClientError> {
+        self.call_within(request, limit, self.request_timeout()).await
+    }
+
+    /// As [`Connection::call_up_to`], with so much time for the reply.
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub async fn call_within<R: Request>(
+        &self,
+        request: &R,
+        limit: i16,
+        timeout: Duration,
+    ) -> Result<R::Response, ClientError> {
         let version = self.version::<R>(limit)?;
-        let timeout = self.0.0.options.request_timeout;
         // Held until the reply: requests over the limit wait here, in order.
         let _permit = self.0.0.permits.acquire().await.map_err(|_| self.closed_error())?;
         let frame = self.start(request, version, timeout)?.wait().await?;

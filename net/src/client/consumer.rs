@@ -1,6 +1,6 @@
 //! Consuming assigned partitions from an offset on.
 //!
-//! Owns the positions. Driven by its caller: [`Consumer::next`] keeps one fetch under way to each
+//! Owns the positions; partitions can be added and stopped at any time. Driven by its caller: [`Consumer::next`] keeps one fetch under way to each
 //! leader, so the next answer arrives while the caller works on the last. What is buffered is
 //! therefore bounded by one response per leader. It commits no offsets and knows no groups.
 
@@ -96,7 +96,6 @@ struct Part {
     partition: i32,
     position: i64,
     high_watermark: Option<i64>,
-    active: bool,
     /// While it fails: since when, and when to try again.
     failing: Option<(Retry, time::Instant)>,
 }
@@ -105,7 +104,10 @@ struct Part {
 pub struct Consumer {
     client: Client,
     options: ConsumerOptions,
-    parts: Vec<Part>,
+    /// In the order in which they were added, by a number that none after it has: a fetch that is
+    /// under way brings nothing for a partition that was stopped meanwhile, or stopped and added again.
+    parts: BTreeMap<PartKey, Part>,
+    next_key: PartKey,
     /// Where the next request's list begins, so that no partition starves.
     first: usize,
     under_way: FuturesUnordered<Pin<Box<dyn Future<Output = FetchDone>>>>,
@@ -113,10 +115,12 @@ pub struct Consumer {
     ready: VecDeque<Chunk>,
 }
 
+type PartKey = u64;
+
 struct FetchDone {
     leader: i32,
-    /// Indexes of `parts` that were asked for.
-    asked: Vec<usize>,
+    /// Keys of `parts` that were asked for.
+    asked: Vec<PartKey>,
     outcome: Result<FetchResponse, ClientError>,
 }
 
@@ -130,56 +134,72 @@ impl Consumer {
         assignments: Vec<Assignment>,
         options: ConsumerOptions,
     ) -> Result<Self, ClientError> {
-        let positions = start_offsets(&client, &assignments, options.isolation).await?;
-        let mut parts = Vec::with_capacity(assignments.len());
-        for (assignment, position) in assignments.into_iter().zip(positions) {
-            let topic = client.topic(&assignment.topic, AutoCreate::No).await?;
-            if topic.partition(assignment.partition).is_none() {
-                return Err(ClientError::UnknownPartition {
-                    topic: assignment.topic.to_string(),
-                    partition: assignment.partition,
-                    partitions: topic.partition_count(),
-                });
-            }
-            parts.push(Part {
-                topic: assignment.topic,
-                topic_id: topic.id,
-                partition: assignment.partition,
-                position,
-                high_watermark: None,
-                active: true,
-                failing: None,
-            });
-        }
-        Ok(Self {
+        let mut consumer = Self::unassigned(client, options);
+        consumer.add(assignments).await?;
+        Ok(consumer)
+    }
+
+    /// Ready to be given partitions.
+    pub fn unassigned(client: Client, options: ConsumerOptions) -> Self {
+        Self {
             client,
             options,
-            parts,
+            parts: BTreeMap::new(),
+            next_key: 0,
             first: 0,
             under_way: FuturesUnordered::new(),
             busy_leaders: Vec::new(),
             ready: VecDeque::new(),
-        })
+        }
+    }
+
+    /// Looks up the starting offsets of further partitions, and fetches them too.
+    ///
+    /// # Errors
+    /// As [`Consumer::new`]; nothing is added then.
+    pub async fn add(&mut self, assignments: Vec<Assignment>) -> Result<(), ClientError> {
+        let started = starts(&self.client, assignments, self.options.isolation).await?;
+        self.add_started(started);
+        Ok(())
+    }
+
+    /// Fetches partitions whose starting offsets were looked up by [`starts`].
+    pub(crate) fn add_started(&mut self, started: Vec<Started>) {
+        for Started { topic, topic_id, partition, position } in started {
+            let part = Part { topic, topic_id, partition, position, high_watermark: None, failing: None };
+            self.parts.insert(self.next_key, part);
+            self.next_key += 1;
+        }
+    }
+
+    /// Whether no partition is fetched.
+    pub fn is_idle(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// The settings.
+    pub fn options(&self) -> &ConsumerOptions {
+        &self.options
     }
 
     /// The offset that is fetched next; everything below it has been given out or skipped.
     pub fn position(&self, topic: &str, partition: i32) -> Option<i64> {
-        self.find(topic, partition).map(|at| self.parts[at].position)
+        self.find(topic, partition).map(|key| self.parts[&key].position)
     }
 
     /// The end of a partition as last heard from its leader.
     pub fn high_watermark(&self, topic: &str, partition: i32) -> Option<i64> {
-        self.find(topic, partition).and_then(|at| self.parts[at].high_watermark)
+        self.find(topic, partition).and_then(|key| self.parts[&key].high_watermark)
     }
 
-    /// Where every partition ends now, in the order of the assignment.
+    /// Where every partition that is fetched ends now, in the order in which they were added.
     ///
     /// # Errors
     /// When a leader does not answer in time.
     pub async fn end_offsets(&self) -> Result<Vec<i64>, ClientError> {
         let wanted: Vec<_> = self
             .parts
-            .iter()
+            .values()
             .map(|part| ((Rc::clone(&part.topic), part.partition), OffsetSpec::Latest))
             .collect();
         let admin = Admin::new(self.client.clone());
@@ -189,14 +209,16 @@ impl Consumer {
 
     /// Fetches a partition no more; what has already arrived of it is dropped.
     pub fn stop(&mut self, topic: &str, partition: i32) {
-        if let Some(at) = self.find(topic, partition) {
-            self.parts[at].active = false;
+        if let Some(key) = self.find(topic, partition) {
+            self.parts.remove(&key);
         }
         self.ready.retain(|chunk| chunk.partition != partition || chunk.topic.as_ref() != topic);
     }
 
-    fn find(&self, topic: &str, partition: i32) -> Option<usize> {
-        self.parts.iter().position(|part| part.partition == partition && part.topic.as_ref() == topic)
+    fn find(&self, topic: &str, partition: i32) -> Option<PartKey> {
+        let mut parts = self.parts.iter();
+        let found = parts.find(|(_, part)| part.partition == partition && part.topic.as_ref() == topic);
+        found.map(|(key, _)| *key)
     }
 
     /// Waits for the next records of any partition. Returns `None` when every partition is
@@ -210,7 +232,7 @@ impl Consumer {
             if let Some(chunk) = self.ready.pop_front() {
                 return Ok(Some(chunk));
             }
-            if self.parts.iter().all(|part| !part.active) {
+            if self.parts.is_empty() {
                 return Ok(None);
             }
             let wake_at = self.start_fetches();
@@ -242,14 +264,13 @@ impl Consumer {
     fn start_fetches(&mut self) -> Option<time::Instant> {
         let now = time::Instant::now();
         let mut wake_at: Option<time::Instant> = None;
-        let mut by_leader: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
-        let count = self.parts.len();
-        for step in 0..count {
-            let at = (self.first + step) % count;
-            let part = &mut self.parts[at];
-            if !part.active {
-                continue;
-            }
+        let mut by_leader: BTreeMap<i32, Vec<PartKey>> = BTreeMap::new();
+        let mut keys: Vec<PartKey> = self.parts.keys().copied().collect();
+        let count = keys.len();
+        keys.rotate_left(self.first % count.max(1));
+        self.first = (self.first + 1) % count.max(1);
+        for at in keys {
+            let part = self.parts.get_mut(&at).expect("it was listed a line ago");
             if let Some((_, again_at)) = &part.failing
                 && *again_at > now
             {
@@ -268,11 +289,10 @@ impl Consumer {
                 }
             }
         }
-        self.first = if count == 0 { 0 } else { (self.first + 1) % count };
         for (leader, asked) in by_leader {
             self.busy_leaders.push(leader);
             let wanted = asked.iter().map(|at| {
-                let part = &self.parts[*at];
+                let part = &self.parts[at];
                 Wanted {
                     topic: Rc::clone(&part.topic),
                     topic_id: part.topic_id,
@@ -302,24 +322,23 @@ impl Consumer {
         };
         for topic in response.topics {
             for answer in topic.partitions {
-                let asked = done.asked.iter().copied().find(|at| {
-                    let part = &self.parts[*at];
-                    part.partition == answer.index
-                        && (part.topic.as_ref() == topic.name
-                            || (!topic.topic_id.is_nil() && part.topic_id == topic.topic_id))
+                let asked = done.asked.iter().copied().find(|key| {
+                    self.parts.get(key).is_some_and(|part| {
+                        part.partition == answer.index
+                            && (part.topic.as_ref() == topic.name
+                                || (!topic.topic_id.is_nil() && part.topic_id == topic.topic_id))
+                    })
                 });
-                if let Some(at) = asked
-                    && self.parts[at].active
-                {
-                    self.take_partition(at, answer)?;
+                if let Some(key) = asked {
+                    self.take_partition(key, answer)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn take_partition(&mut self, at: usize, answer: FetchPartitionResponse) -> Result<(), ClientError> {
-        let part = &mut self.parts[at];
+    fn take_partition(&mut self, key: PartKey, answer: FetchPartitionResponse) -> Result<(), ClientError> {
+        let part = self.parts.get_mut(&key).expect("an answer is taken for a partition that is there");
         match answer.error {
             ErrorCode::None => {}
             ErrorCode::OffsetOutOfRange => {
@@ -334,7 +353,7 @@ impl Consumer {
             code => {
                 let what = format!("fetching {}-{}", part.topic, part.partition);
                 let error = refused(&what, code);
-                return self.failed(&[at], &error);
+                return self.failed(&[key], &error);
             }
         }
         part.failing = None;
@@ -377,13 +396,14 @@ impl Consumer {
     }
 
     /// Notes a failure that may pass; gives it as final once it has lasted too long.
-    fn failed(&mut self, asked: &[usize], error: &ClientError) -> Result<(), ClientError> {
+    fn failed(&mut self, asked: &[PartKey], error: &ClientError) -> Result<(), ClientError> {
         if !error.is_retriable() {
             return Err(error.clone());
         }
         let options = self.client.options().retry;
-        for at in asked {
-            let part = &mut self.parts[*at];
+        for key in asked {
+            // It may have been stopped.
+            let Some(part) = self.parts.get_mut(key) else { continue };
             let retry = part.failing.take().map(|(retry, _)| retry);
             let mut retry = retry.unwrap_or_else(|| Retry::new(options));
             if retry.elapsed() > options.give_up_after {
@@ -416,6 +436,37 @@ fn join(mut chunks: Vec<Bytes>) -> Bytes {
             all.freeze()
         }
     }
+}
+
+/// A partition that exists, and where to begin in it.
+pub(crate) struct Started {
+    topic: Rc<str>,
+    topic_id: Uuid,
+    partition: i32,
+    position: i64,
+}
+
+/// Looks up where to begin.
+pub(crate) async fn starts(
+    client: &Client,
+    assignments: Vec<Assignment>,
+    isolation: IsolationLevel,
+) -> Result<Vec<Started>, ClientError> {
+    let positions = start_offsets(client, &assignments, isolation).await?;
+    let mut started = Vec::with_capacity(assignments.len());
+    for (assignment, position) in assignments.into_iter().zip(positions) {
+        let topic = client.topic(&assignment.topic, AutoCreate::No).await?;
+        if topic.partition(assignment.partition).is_none() {
+            return Err(ClientError::UnknownPartition {
+                topic: assignment.topic.to_string(),
+                partition: assignment.partition,
+                partitions: topic.partition_count(),
+            });
+        }
+        let Assignment { topic: name, partition, .. } = assignment;
+        started.push(Started { topic: name, topic_id: topic.id, partition, position });
+    }
+    Ok(started)
 }
 
 async fn start_offsets(

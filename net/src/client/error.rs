@@ -154,6 +154,14 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
+    /// What a group's leader assigned cannot be read.
+    #[error("what the leader of group '{group}' assigned cannot be read: {reason}")]
+    Assignment {
+        /// The group.
+        group: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A record alone is larger than a request may be.
     #[error("a record of {record_bytes} bytes is larger than the limit of {limit_bytes}")]
     RecordTooLarge {
@@ -228,6 +236,7 @@ impl ClientError {
             | Self::UnknownPartition { .. }
             | Self::OffsetOutOfRange { .. }
             | Self::BadBatch { .. }
+            | Self::Assignment { .. }
             | Self::RecordTooLarge { .. }
             | Self::GaveUp { .. }
             | Self::OutcomeUnknown { .. }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use corelog_engine::api::{NewTopic, TopicError};
+use corelog_engine::engine::OFFSETS_TOPIC;
 use corelog_engine::meta::image::{MetaImage, PartitionMeta, TopicMeta};
 use corelog_engine::types::{NodeId, TopicId};
 use corelog_protocol::error::ErrorCode;
@@ -87,8 +88,16 @@ async fn create_missing(service: &Service, asked: &[Asked]) -> BTreeMap<String, 
             Asked::Name(_) | Asked::Id(_) | Asked::Nothing => None,
         })
         .collect();
+    // Not with the defaults of other topics: groups want it their way.
+    let (groups, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(|name| name == OFFSETS_TOPIC);
+    let mut refused = BTreeMap::new();
+    if let Some(name) = groups.into_iter().next()
+        && let Err(error) = service.engine.ready_for_groups().await
+    {
+        refused.insert(name, error);
+    }
     if missing.is_empty() {
-        return BTreeMap::new();
+        return refused;
     }
     let new = |name: &String| NewTopic {
         name: name.clone(),
@@ -97,15 +106,15 @@ async fn create_missing(service: &Service, asked: &[Asked]) -> BTreeMap<String, 
         ..NewTopic::default()
     };
     let created = service.engine.create_topics(missing.iter().map(new).collect(), false).await;
-    let refused = missing.into_iter().zip(created).filter_map(|(name, outcome)| match outcome {
+    refused.extend(missing.into_iter().zip(created).filter_map(|(name, outcome)| match outcome {
         // Somebody else was faster: the topic is there.
         Ok(_) | Err(TopicError::Exists(_)) => None,
         Err(error) => {
             tracing::debug!(topic = %name, %error, "automatic creation refused");
             Some((name, error))
         }
-    });
-    refused.collect()
+    }));
+    refused
 }
 
 /// Kafka's rule for topic names.

@@ -8,13 +8,23 @@ pub(crate) mod cluster;
 pub(crate) mod configs;
 pub(crate) mod coordinator;
 pub(crate) mod fetch;
+pub(crate) mod groups;
+pub(crate) mod leaders;
+pub(crate) mod log_dirs;
 pub(crate) mod metadata;
 pub(crate) mod offsets;
+pub(crate) mod partitions;
 pub(crate) mod produce;
 pub(crate) mod producer_ids;
+pub(crate) mod producers;
+pub(crate) mod records;
 pub(crate) mod topics;
 
 use kafka_protocol::protocol::StrBytes;
+
+/// Partitions that a request may name by bare numbers: an answer is many times as large as its
+/// question. What is beyond that is not answered.
+const PARTITIONS_NAMED_MAX: usize = 1 << 18;
 
 /// What a bit field of authorized operations says when nobody asked.
 const OPERATIONS_NOT_ASKED: i32 = i32::MIN;

@@ -29,7 +29,7 @@ pub(super) fn known_epoch(epoch: i32) -> Option<LeaderEpoch> {
 }
 
 /// The partition of that name, if there is one.
-fn target(image: &MetaImage, topic: &str, partition: i32) -> Asked<TopicPartition> {
+pub(super) fn target(image: &MetaImage, topic: &str, partition: i32) -> Asked<TopicPartition> {
     let topic = image.topic_named(topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     let partition = PartitionId(partition);
     topic.partition(partition).ok_or(ErrorCode::UnknownTopicOrPartition)?;

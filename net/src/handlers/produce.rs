@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use corelog_engine::api::{Acks, ProduceOutcome, ProducePart};
 use corelog_engine::meta::image::MetaImage;
 use corelog_engine::types::{PartitionId, TopicPartition};
-use corelog_protocol::api::Api;
+use corelog_protocol::api::{Api, RequestHeader};
 use corelog_protocol::error::ErrorCode;
 use corelog_protocol::produce::{
     ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopicResponse, RecordErrorEntry,
@@ -31,6 +31,8 @@ type Refusal = (ErrorCode, &'static str);
 
 const NO_TRANSACTIONS: Refusal = (ErrorCode::InvalidTxnState, "this broker does not serve transactions yet");
 
+const INTERNAL: Refusal = (ErrorCode::InvalidTopicException, "only the broker writes to internal topics");
+
 /// What one partition of a request has to wait for.
 enum Slot {
     /// The engine's next outcome.
@@ -38,17 +40,20 @@ enum Slot {
     Refused(Refusal),
 }
 
+/// What Kafka's admin client calls itself; it may write to the topics of brokers.
+const ADMIN_CLIENT: &str = "__admin_client";
+
 /// Starts a produce: when this returns, the batches are on their way in the order of the calls.
 /// `pinned_bytes` is the size of the memory that a batch of the request keeps from being freed.
 pub(crate) fn start(
     service: &Rc<Service>,
-    version: i16,
-    correlation_id: i32,
+    header: &RequestHeader,
     request: ProduceRequest,
     pinned_bytes: usize,
 ) -> impl Future<Output = Reply> + 'static {
-    let acks = request.acks;
-    let checked = check(&service.engine.image(), version, request, pinned_bytes);
+    let (version, correlation_id, acks) = (header.version, header.correlation_id, request.acks);
+    let is_admin = header.client_id.as_deref() == Some(ADMIN_CLIENT);
+    let checked = check(&service.engine.image(), version, is_admin, request, pinned_bytes);
     let outcomes = service.engine.produce(checked.acks, checked.parts);
     let (skeleton, service) = (checked.skeleton, Rc::clone(service));
     async move {
@@ -76,7 +81,13 @@ struct Checked {
     skeleton: Vec<(String, Vec<(i32, Slot)>)>,
 }
 
-fn check(image: &MetaImage, version: i16, request: ProduceRequest, pinned_bytes: usize) -> Checked {
+fn check(
+    image: &MetaImage,
+    version: i16,
+    is_admin: bool,
+    request: ProduceRequest,
+    pinned_bytes: usize,
+) -> Checked {
     let (acks, refused) = match request.acks {
         0 => (Acks::None, None),
         1 => (Acks::Leader, None),
@@ -107,6 +118,7 @@ fn check(image: &MetaImage, version: i16, request: ProduceRequest, pinned_bytes:
                     ErrorCode::UnknownTopicOrPartition,
                     "this broker does not have the partition",
                 )),
+                (None, Some(meta)) if meta.internal && !is_admin => Slot::Refused(INTERNAL),
                 (None, Some(meta)) => {
                     let target = TopicPartition::new(meta.id, PartitionId(partition.index));
                     parts.push(ProducePart { target, batch: own(partition.records, pinned_bytes) });
@@ -162,9 +174,13 @@ fn told(index: i32, outcome: ProduceOutcome) -> ProducePartitionResponse {
             ..ProducePartitionResponse::appended(index, produced.base_offset.0, produced.log_start_offset.0)
         },
         Err(error) => {
-            let record = |batch_index| RecordErrorEntry { batch_index, message: Some(error.message.clone()) };
+            // What is wrong with the first is said of the partition, too, and goes for the others.
+            let record = |(at, batch_index): (usize, &i32)| RecordErrorEntry {
+                batch_index: *batch_index,
+                message: (at == 0).then(|| error.message.clone()),
+            };
             ProducePartitionResponse {
-                record_errors: error.record_index.map(record).into_iter().collect(),
+                record_errors: error.record_indexes.iter().enumerate().map(record).collect(),
                 error_message: Some(error.message.clone()),
                 ..ProducePartitionResponse::failed(index, error.code)
             }
@@ -174,7 +190,10 @@ fn told(index: i32, outcome: ProduceOutcome) -> ProducePartitionResponse {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use corelog_engine::api::{ProduceError, Produced};
+    use corelog_engine::meta::image::TopicMeta;
     use corelog_engine::types::Offset;
     use corelog_protocol::produce::{ProducePartition, ProduceTopic};
 
@@ -202,7 +221,11 @@ mod tests {
     }
 
     fn codes(version: i16, request: ProduceRequest) -> Vec<i16> {
-        let checked = check(&image(), version, request, 61);
+        codes_in(&image(), version, false, request)
+    }
+
+    fn codes_in(image: &MetaImage, version: i16, is_admin: bool, request: ProduceRequest) -> Vec<i16> {
+        let checked = check(image, version, is_admin, request, 61);
         let ok = |_: &ProducePart| {
             Ok(Produced { base_offset: Offset(7), log_append_time_ms: None, log_start_offset: Offset(0) })
         };
@@ -218,6 +241,17 @@ mod tests {
         let mut unknown = request(1, &[(0, 0)]);
         unknown.topics[0].name = "x".to_owned();
         assert_eq!(codes(12, unknown), [3]);
+    }
+
+    #[test]
+    fn only_admin_clients_write_to_internal_topics() {
+        let mut image = image();
+        let id = image.names["a"];
+        let internal = TopicMeta { internal: true, ..(*image.topics[&id]).clone() };
+        image.topics.insert(id, Arc::new(internal));
+        let parts = [(0, 0), (9, 0)];
+        assert_eq!(codes_in(&image, 12, false, request(1, &parts)), [17, 3]);
+        assert_eq!(codes_in(&image, 12, true, request(1, &parts)), [0, 3]);
     }
 
     #[test]
@@ -249,15 +283,17 @@ mod tests {
     }
 
     #[test]
-    fn the_offending_record_is_named() {
+    fn the_offending_records_are_named() {
         let error = ProduceError {
             code: ErrorCode::InvalidRecord,
             message: "no key".to_owned(),
-            record_index: Some(3),
+            record_indexes: vec![3, 5],
         };
         let response = told(1, Err(error));
         assert_eq!((response.error, response.base_offset), (ErrorCode::InvalidRecord, -1));
-        assert_eq!(response.record_errors[0].batch_index, 3);
+        let named: Vec<_> =
+            response.record_errors.iter().map(|it| (it.batch_index, it.message.as_deref())).collect();
+        assert_eq!(named, [(3, Some("no key")), (5, None)]);
         let produced =
             Produced { base_offset: Offset(9), log_append_time_ms: Some(77), log_start_offset: Offset(2) };
         let response = told(1, Ok(produced));

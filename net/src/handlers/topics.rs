@@ -43,7 +43,7 @@ pub(crate) async fn create(
             Ok(_) => outcomes.next().expect("one outcome per topic that was passed on"),
             Err(error) => Err(error),
         };
-        results.push(created(topic, version, outcome, service.engine.defaults()));
+        results.push(created(topic, version, outcome, &service.engine.defaults()));
     }
     CreateTopicsResponse::default().with_topics(results)
 }
@@ -101,8 +101,8 @@ fn configs(meta: &TopicMeta, defaults: &NodeDefaults) -> Vec<CreatableTopicConfi
     let described = TopicConfig::describe(&meta.configs, defaults).into_iter().map(|config| {
         CreatableTopicConfigs::default()
             .with_name(owned(config.descriptor.name))
-            .with_value(Some(owned(&config.value)))
-            .with_config_source(config.source.code())
+            .with_value(Some(owned(config.value())))
+            .with_config_source(config.source().code())
     });
     described.collect()
 }

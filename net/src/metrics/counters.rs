@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use corelog_engine::metric::{Counter, Histogram};
+use corelog_engine::metric::{Counter, Histogram, Snapshot};
 use corelog_protocol::api::Api;
 use corelog_protocol::error::ErrorCode;
 use corelog_runtime::time::Instant;
@@ -10,7 +10,7 @@ use corelog_runtime::time::Instant;
 use super::ErrorCodes;
 
 /// APIs that are served.
-const APIS: usize = 13;
+const APIS: usize = 36;
 
 /// One shard's counters. Shards do not share a cache line.
 #[repr(align(128))]
@@ -120,13 +120,48 @@ impl ShardCounters {
     }
 
     /// Every API and its place among the counters.
-    pub(super) fn apis() -> impl Iterator<Item = (usize, Api)> {
+    pub(crate) fn apis() -> impl Iterator<Item = (usize, Api)> {
         Api::all().enumerate()
     }
 
     /// The counters of the API at that place.
     pub(super) fn api(&self, index: usize) -> &ApiCounters {
         &self.apis[index]
+    }
+
+    /// Requests of the API at that place.
+    pub(crate) fn requests_of(&self, index: usize) -> u64 {
+        self.apis[index].requests.get()
+    }
+
+    /// Errors that the API at that place was answered with, and how many.
+    pub(crate) fn errors_of(&self, index: usize) -> impl Iterator<Item = (ErrorCode, u64)> {
+        self.apis[index].errors()
+    }
+
+    /// How long requests of the API at that place took.
+    pub(crate) fn durations_of(&self, index: usize) -> Snapshot {
+        self.apis[index].duration.snapshot()
+    }
+
+    /// How long requests waited for somebody to look at them.
+    pub(crate) fn queue_times(&self) -> Snapshot {
+        self.queue.snapshot()
+    }
+
+    /// How long answers waited to be written.
+    pub(crate) fn reply_times(&self) -> Snapshot {
+        self.reply.snapshot()
+    }
+
+    /// Bytes read from clients.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.received_bytes.get()
+    }
+
+    /// Bytes written to clients.
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.get()
     }
 
     fn of(&self, api: Api) -> &ApiCounters {

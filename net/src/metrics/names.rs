@@ -51,6 +51,20 @@ metrics! {
     OPEN_FILES = "gauge" "corelog_engine_open_segment_files": "Segment files held open.";
     OPEN_FILES_LIMIT = "gauge" "corelog_engine_open_segment_files_limit": "Segment files above this number are closed, least recently used first.";
     MESH_QUEUED = "gauge" "corelog_engine_mesh_queued_messages": "Messages to other shards that these have not taken yet.";
+    SEGMENT_BYTES = "gauge" "corelog_engine_segment_bytes": "Bytes of segment files, as far as it was looked which ones there are.";
+
+    RETENTION_SEGMENTS = "counter" "corelog_retention_deleted_segments_total": "Segments that retention deleted, by reason.";
+    RETENTION_BYTES = "counter" "corelog_retention_deleted_bytes_total": "Bytes of the segments that retention deleted, by reason.";
+    RETENTION_SWEEP = "gauge" "corelog_retention_sweep_timestamp_seconds": "When retention had looked at every partition, in seconds since 1970; 0 before the first time.";
+
+    GROUPS = "gauge" "corelog_engine_groups": "Consumer groups that the shard coordinates.";
+    GROUP_COORDINATORS_LOADING = "gauge" "corelog_engine_group_coordinators_loading": "Partitions of __consumer_offsets whose groups are not served yet.";
+    GROUP_REQUESTS = "counter" "corelog_engine_group_requests_total": "Requests that reached a group's coordinator.";
+
+    GROUP_COMMITTED = "gauge" "corelog_group_committed_offset": "The offset from which a group goes on in a partition.";
+    GROUP_LAG = "gauge" "corelog_group_lag_records": "How many records a group has in front of it in a partition that this node leads.";
+    GROUP_END = "gauge" "corelog_group_high_watermark_offset": "Where a partition ends for consumers, if this node leads it and a group committed an offset for it.";
+    GROUP_LEFT_OUT = "gauge" "corelog_group_offsets_left_out": "Committed offsets that are not told here, since there are too many.";
 
     PRODUCED_BATCHES = "counter" "corelog_engine_produced_batches_total": "Record batches appended, by the durability mode of their topics.";
     PRODUCED_RECORDS = "counter" "corelog_engine_produced_records_total": "Records appended, by the durability mode of their topics.";

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use corelog_net::scrape::{Families, Kind, Labels, parse};
 
+use super::groups::{commit_alone, find};
 use super::*;
 
 const PAGE: &str = include_str!("../../../docs/METRICS.md");
@@ -81,6 +82,8 @@ fn the_page_lists_what_is_exported() {
     client.create("t");
     let refused = client.send_produce(9, 1, "t", 99, &["x"]);
     assert_eq!(client.produced(9, refused).0, 3);
+    find(&mut client);
+    commit_alone(&mut client, "g", 0);
     let families = settled(&node, |families| !families["corelog_net_request_errors_total"].values.is_empty());
     let page = page();
     let exported: BTreeSet<_> = families.keys().collect();
@@ -108,6 +111,31 @@ fn the_page_lists_what_is_exported() {
             assert!(PAGE.contains(&format!("\n| `{value}` | ")), "{label} {value} is not on the page");
         }
     }
+}
+
+#[test]
+fn lag_is_what_is_between_a_commit_and_the_end() {
+    let node = Node::start(2);
+    let mut client = node.connect();
+    client.create("t");
+    let without_groups = scrape(&node);
+    assert!(without_groups["corelog_group_lag_records"].values.is_empty());
+    for _ in 0..5 {
+        let sent = client.send_produce(9, -1, "t", 0, &["a", "b"]);
+        assert_eq!(client.produced(9, sent).0, 0);
+    }
+    find(&mut client);
+    for (group, offset) in [("slow", 3), ("done", 10), ("beyond", 12)] {
+        commit_alone(&mut client, group, offset);
+    }
+    let families = scrape(&node);
+    let of =
+        |name: &str, group| value(&families, name, &[("group", group), ("topic", "t"), ("partition", "0")]);
+    let lag = |group| (of("corelog_group_committed_offset", group), of("corelog_group_lag_records", group));
+    assert_eq!((lag("slow"), lag("done"), lag("beyond")), ((3.0, 7.0), (10.0, 0.0), (12.0, 0.0)));
+    let end = &families["corelog_group_high_watermark_offset"];
+    assert_eq!(end.values.values().copied().collect::<Vec<_>>(), [10.0], "once, however many groups read it");
+    assert_eq!(value(&families, "corelog_group_offsets_left_out", &[]), 0.0);
 }
 
 #[test]

@@ -6,12 +6,8 @@
 use bytes::Bytes;
 use kafka_protocol::messages::{ApiKey, RequestKind};
 
-use super::schema::{self, Field, Kind, Schema};
-use super::schemas::{bool, int8, int16, int32, int32s, int64, message, string, strings, structs};
-
-const fn bytes(name: &'static str) -> Field {
-    Field::new(name, Kind::ArrayOfFixed(1))
-}
+use super::schema::{self, Schema};
+use super::schemas::{bool, bytes, int8, int16, int32, int32s, int64, message, string, strings, structs};
 
 macro_rules! refused {
     ($($key:ident $request:ident $versions:tt $flexible_from:literal [$($field:expr),* $(,)?];)*) => {
@@ -51,50 +47,6 @@ macro_rules! refused {
 }
 
 refused! {
-    OffsetCommit OffsetCommitRequest (2, 9) 8 [
-        string("GroupId"),
-        int32("GenerationIdOrMemberEpoch"),
-        string("MemberId"),
-        string("GroupInstanceId").since(7).nullable(7),
-        int64("RetentionTimeMs").until(4),
-        structs("Topics", &[
-            string("Name"),
-            structs("Partitions", &[
-                int32("PartitionIndex"),
-                int64("CommittedOffset"),
-                int32("CommittedLeaderEpoch").since(6),
-                string("CommittedMetadata").nullable(2),
-            ]),
-        ]),
-    ];
-    OffsetFetch OffsetFetchRequest (1, 9) 6 [
-        string("GroupId").until(7),
-        structs("Topics", &[
-            string("Name").until(7),
-            int32s("PartitionIndexes").until(7),
-        ]).until(7).nullable(1),
-        structs("Groups", &[
-            string("GroupId").since(8),
-            string("MemberId").since(9).nullable(9),
-            int32("MemberEpoch").since(9),
-            structs("Topics", &[
-                string("Name").since(8),
-                int32s("PartitionIndexes").since(8),
-            ]).since(8).nullable(8),
-        ]).since(8),
-        bool("RequireStable").since(7),
-    ];
-    DescribeGroups DescribeGroupsRequest (0, 6) 5 [
-        strings("Groups"),
-        bool("IncludeAuthorizedOperations").since(3),
-    ];
-    DeleteRecords DeleteRecordsRequest (0, 2) 2 [
-        structs("Topics", &[
-            string("Name"),
-            structs("Partitions", &[int32("PartitionIndex"), int64("Offset")]),
-        ]),
-        int32("TimeoutMs"),
-    ];
     AddPartitionsToTxn AddPartitionsToTxnRequest (0, 5) 3 [
         structs("Transactions", &[
             string("TransactionalId").since(4),
@@ -157,35 +109,6 @@ refused! {
             int8("PermissionType"),
         ]),
     ];
-    AlterConfigs AlterConfigsRequest (0, 2) 2 [
-        structs("Resources", &[
-            int8("ResourceType"),
-            string("ResourceName"),
-            structs("Configs", &[string("Name"), string("Value").nullable(0)]),
-        ]),
-        bool("ValidateOnly"),
-    ];
-    AlterReplicaLogDirs AlterReplicaLogDirsRequest (1, 2) 2 [
-        structs("Dirs", &[string("Path"), structs("Topics", &[string("Name"), int32s("Partitions")])]),
-    ];
-    CreatePartitions CreatePartitionsRequest (0, 3) 2 [
-        structs("Topics", &[
-            string("Name"),
-            int32("Count"),
-            structs("Assignments", &[int32s("BrokerIds")]).nullable(0),
-        ]),
-        int32("TimeoutMs"),
-        bool("ValidateOnly"),
-    ];
-    DeleteGroups DeleteGroupsRequest (0, 2) 2 [strings("GroupsNames")];
-    IncrementalAlterConfigs IncrementalAlterConfigsRequest (0, 1) 1 [
-        structs("Resources", &[
-            int8("ResourceType"),
-            string("ResourceName"),
-            structs("Configs", &[string("Name"), int8("ConfigOperation"), string("Value").nullable(0)]),
-        ]),
-        bool("ValidateOnly"),
-    ];
     AlterClientQuotas AlterClientQuotasRequest (0, 1) 1 [
         structs("Entries", &[
             structs("Entity", &[string("EntityType"), string("EntityName").nullable(0)]),
@@ -203,14 +126,7 @@ refused! {
             bytes("SaltedPassword"),
         ]),
     ];
-    DescribeProducers DescribeProducersRequest (0, 0) 0 [
-        structs("Topics", &[string("Name"), int32s("PartitionIndexes")]),
-    ];
     DescribeTransactions DescribeTransactionsRequest (0, 0) 0 [strings("TransactionalIds")];
-    ConsumerGroupDescribe ConsumerGroupDescribeRequest (0, 1) 0 [
-        strings("GroupIds"),
-        bool("IncludeAuthorizedOperations"),
-    ];
     ShareGroupDescribe ShareGroupDescribeRequest (1, 1) 0 [
         strings("GroupIds"),
         bool("IncludeAuthorizedOperations"),

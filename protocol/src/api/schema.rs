@@ -228,3 +228,27 @@ impl Walk {
             .sum::<usize>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::{BufMut, BytesMut};
+
+    use super::*;
+    use crate::wire::{STRING_BYTES_MAX, Writer};
+
+    #[test]
+    fn a_message_with_a_string_of_32_kib_is_refused() {
+        static FIELDS: [Field; 1] = [Field::new("GroupId", Kind::String)];
+        let schema = Schema { flexible_from: 0, versions: (0, 0), fields: &FIELDS };
+        let message = |length: usize| {
+            let mut bytes = BytesMut::new();
+            bytes.put_length(Form::Compact, length);
+            bytes.put_bytes(b'g', length);
+            bytes.put_uvarint(0);
+            bytes
+        };
+        assert_eq!(check(&schema, 0, &message(STRING_BYTES_MAX)), Ok(0));
+        let refused = check(&schema, 0, &message(STRING_BYTES_MAX + 1)).map_err(|error| error.field);
+        assert_eq!(refused, Err("GroupId"));
+    }
+}

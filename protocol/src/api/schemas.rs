@@ -25,8 +25,12 @@ pub(super) const fn int64(name: &'static str) -> Field {
     Field::new(name, Kind::Fixed(8))
 }
 
-const fn uuid(name: &'static str) -> Field {
+pub(super) const fn uuid(name: &'static str) -> Field {
     Field::new(name, Kind::Fixed(16))
+}
+
+pub(super) const fn bytes(name: &'static str) -> Field {
+    Field::new(name, Kind::ArrayOfFixed(1))
 }
 
 pub(super) const fn string(name: &'static str) -> Field {
@@ -45,7 +49,7 @@ pub(super) const fn structs(name: &'static str, fields: &'static [Field]) -> Fie
     Field::new(name, Kind::ArrayOfStructs(fields))
 }
 
-const fn structure(name: &'static str, fields: &'static [Field]) -> Field {
+pub(super) const fn structure(name: &'static str, fields: &'static [Field]) -> Field {
     Field::new(name, Kind::Struct(fields))
 }
 
@@ -240,6 +244,33 @@ pub(super) static LIST_OFFSETS_RESPONSE: Schema = message(
                         int32("LeaderEpoch").since(4),
                     ],
                 ),
+            ],
+        ),
+    ],
+);
+
+pub(super) static DELETE_RECORDS_REQUEST: Schema = message(
+    (0, 2),
+    2,
+    &[
+        structs(
+            "Topics",
+            &[string("Name"), structs("Partitions", &[int32("PartitionIndex"), int64("Offset")])],
+        ),
+        int32("TimeoutMs"),
+    ],
+);
+
+pub(super) static DELETE_RECORDS_RESPONSE: Schema = message(
+    (0, 2),
+    2,
+    &[
+        int32("ThrottleTimeMs"),
+        structs(
+            "Topics",
+            &[
+                string("Name"),
+                structs("Partitions", &[int32("PartitionIndex"), int64("LowWatermark"), int16("ErrorCode")]),
             ],
         ),
     ],

@@ -219,11 +219,34 @@ schema_tests! {
     api_versions: ApiVersionsRequest,
     create_topics: CreateTopicsRequest,
     delete_topics: DeleteTopicsRequest,
+    delete_records: DeleteRecordsRequest,
     init_producer_id: InitProducerIdRequest,
     offset_for_leader_epoch: OffsetForLeaderEpochRequest,
     describe_configs: DescribeConfigsRequest,
     describe_cluster: DescribeClusterRequest,
     describe_topic_partitions: DescribeTopicPartitionsRequest,
+    offset_commit: OffsetCommitRequest,
+    offset_fetch: OffsetFetchRequest,
+    join_group: JoinGroupRequest,
+    heartbeat: HeartbeatRequest,
+    leave_group: LeaveGroupRequest,
+    sync_group: SyncGroupRequest,
+    describe_groups: DescribeGroupsRequest,
+    list_groups: ListGroupsRequest,
+    delete_groups: DeleteGroupsRequest,
+    offset_delete: OffsetDeleteRequest,
+    consumer_group_heartbeat: ConsumerGroupHeartbeatRequest,
+    consumer_group_describe: ConsumerGroupDescribeRequest,
+    create_partitions: CreatePartitionsRequest,
+    alter_configs: AlterConfigsRequest,
+    incremental_alter_configs: IncrementalAlterConfigsRequest,
+    list_config_resources: ListConfigResourcesRequest,
+    alter_replica_log_dirs: AlterReplicaLogDirsRequest,
+    describe_log_dirs: DescribeLogDirsRequest,
+    describe_producers: DescribeProducersRequest,
+    elect_leaders: ElectLeadersRequest,
+    alter_partition_reassignments: AlterPartitionReassignmentsRequest,
+    list_partition_reassignments: ListPartitionReassignmentsRequest,
 }
 
 #[test]
@@ -248,7 +271,7 @@ fn the_table_is_ordered_and_named_like_kafka() {
         }
         assert!(api.is_served(*versions.end()));
     }
-    assert_eq!(Api::from_key(8), None);
+    assert_eq!(Api::from_key(24), None);
     assert_eq!(*Api::Produce.versions().start(), 0);
 }
 

@@ -1,12 +1,12 @@
 //! Making batches, for clients, internal topics and tests. A node never rebuilds what a
-//! client sent.
+//! client sent; where a topic has a codec of its own, see [`super::recompress`].
 
 use bytes::{BufMut, BytesMut};
 
 use super::record::Header;
 use super::{
-    BatchHeader, CONTROL_BIT, Codec, CodecError, HEADER_BYTES, LENGTH_PREFIX_BYTES, MAGIC, NO_LEADER_EPOCH,
-    NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, NO_TIMESTAMP, TRANSACTIONAL_BIT, update_crc,
+    BatchHeader, CONTROL_BIT, Codec, CodecError, HEADER_BYTES, MAGIC, NO_LEADER_EPOCH, NO_PRODUCER_EPOCH,
+    NO_PRODUCER_ID, NO_SEQUENCE, NO_TIMESTAMP, TRANSACTIONAL_BIT, packed, sealed,
 };
 use crate::wire::Writer;
 
@@ -197,22 +197,10 @@ impl BatchBuilder {
     /// # Panics
     /// When the batch would be larger than 2 GiB.
     pub fn build(self) -> Result<BytesMut, CodecError> {
-        let compressed;
-        let records: &[u8] = match self.codec {
-            Codec::None => &self.records,
-            codec => {
-                compressed = super::compress(codec, &self.records, self.level)?;
-                &compressed
-            }
-        };
+        let records = packed(self.codec, &self.records, self.level)?;
         let mut header = self.header;
         header.attributes |= i16::from(self.codec.bits());
-        header.length = signed(HEADER_BYTES - LENGTH_PREFIX_BYTES + records.len());
-        let mut batch = BytesMut::with_capacity(HEADER_BYTES + records.len());
-        batch.put_slice(&header.to_bytes());
-        batch.put_slice(records);
-        update_crc(&mut batch);
-        Ok(batch)
+        Ok(sealed(header, &records).expect("batches are smaller than 2 GiB"))
     }
 }
 
@@ -221,7 +209,7 @@ fn signed(length: usize) -> i32 {
 }
 
 /// Size of a zigzag variable-length integer.
-fn varlong_bytes(value: i64) -> usize {
+pub(super) fn varlong_bytes(value: i64) -> usize {
     let raw = ((value << 1) ^ (value >> 63)).cast_unsigned();
     let bits = usize::try_from(64 - (raw | 1).leading_zeros()).expect("at most 64");
     bits.div_ceil(7)

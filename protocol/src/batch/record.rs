@@ -122,6 +122,11 @@ impl<'a> RecordIter<'a> {
     pub fn new(records: &'a [u8], record_count: i32) -> Self {
         Self { reader: Reader::new(records), left: Some(record_count) }
     }
+
+    /// Where the record ends that came last, in bytes of the records.
+    pub(super) fn position(&self) -> usize {
+        self.reader.position()
+    }
 }
 
 impl<'a> Iterator for RecordIter<'a> {

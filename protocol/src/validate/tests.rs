@@ -160,6 +160,31 @@ fn records_must_be_exactly_those_that_the_header_counts_also_inside_compression(
 }
 
 #[test]
+fn every_record_that_breaks_a_rule_of_the_topic_is_blamed() {
+    let blamed = |batch: &[u8], rules: &ProduceRules| {
+        let error = check_with(batch, rules).unwrap_err();
+        blamed_records(batch, rules, NOW_MS, &mut Scratch::new(), &error)
+    };
+    let compacted = ProduceRules { compacted: true, ..ProduceRules::default() };
+    let timestamps = TimestampRule::CreateTime { before_max_ms: 1000, after_max_ms: 1000 };
+    let timed = ProduceRules { timestamps, ..ProduceRules::default() };
+    for codec in Codec::ALL {
+        let keyless = |builder: BatchBuilder| builder.record(NOW_MS, None, Some(b"keyless"));
+        let batch = keyless(keyless(builder()).record(NOW_MS, Some(b"d"), None)).codec(codec);
+        assert_eq!(blamed(&batch.build().unwrap(), &compacted), [3, 5], "{codec}");
+        let batch = builder().record(NOW_MS - 1001, None, None).record(NOW_MS + 1001, None, None);
+        assert_eq!(blamed(&batch.codec(codec).build().unwrap(), &timed), [3, 4], "{codec}");
+        let many = (0..BLAMED_RECORDS_MAX + 1).fold(BatchBuilder::new(), |builder, _| keyless(builder));
+        let many = many.codec(codec).build().unwrap();
+        assert_eq!(blamed(&many, &compacted).len(), BLAMED_RECORDS_MAX, "{codec}");
+        let malformed = with_payload(codec, 4, &payload(5));
+        assert!(blamed(&malformed, &ProduceRules::default()).is_empty(), "{codec}");
+    }
+    let appended = with_field(21, &8_i16.to_be_bytes());
+    assert_eq!(blamed(&appended, &ProduceRules::default()), [0]);
+}
+
+#[test]
 fn every_record_on_a_compacted_topic_needs_a_key() {
     let rules = ProduceRules { compacted: true, ..ProduceRules::default() };
     for codec in Codec::ALL {

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 LIMIT_S = 30
+# Of a topic that groups read.
+PARTITIONS = 4
+RECORDS = 400
 
 
 class Deliveries:

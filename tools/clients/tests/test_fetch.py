@@ -16,8 +16,9 @@ FIRST_TIMESTAMP = 1_700_000_000_000
 
 
 @pytest.fixture
-def stamped(make_producer, topic):
+def stamped(make_producer, make_topic):
     """A topic of 100 records in batches of 10, one second apart."""
+    topic = make_topic(retention_ms="-1")
     producer = make_producer(batch_num_messages=10, linger_ms=50)
     for number in range(100):
         producer.produce(
@@ -164,17 +165,4 @@ def test_metadata_of_an_unknown_topic_says_so(make_consumer, name):
 def test_either_isolation_reads_plain_records(make_consumer, stamped, isolation):
     consumer = make_consumer(isolation_level=isolation)
     consumer.assign(at(stamped, 0))
-    assert len(receive(consumer, 100)) == 100
-
-
-def test_a_consumer_that_asks_for_a_group_is_not_left_hanging(
-    make_consumer, stamped, is_corelog
-):
-    consumer = make_consumer(group_id="behaviours", auto_offset_reset="earliest")
-    consumer.subscribe([stamped])
-    if is_corelog:
-        # There are no groups yet: the coordinator says so, and the client goes on asking.
-        assert consumer.poll(3.0) is None
-        consumer.unsubscribe()
-        consumer.assign(at(stamped, 0))
     assert len(receive(consumer, 100)) == 100

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from confluent_kafka import KafkaError
 from driving import LIMIT_S, at, receive, send
 from kafka import KafkaProducer
 from kafka.errors import MessageSizeTooLargeError
+from wire import FETCH, Connection, fetch_body, request
 
 KIB = 1024
 
@@ -126,7 +129,8 @@ def test_every_partition_of_many_can_be_written_and_read(make_producer, make_con
     assert seen == {p: [b"%d:%d" % (p, n) for n in range(10)] for p in range(count)}
 
 
-def test_a_record_comes_back_as_it_was_sent(make_producer, make_consumer, topic):
+def test_a_record_comes_back_as_it_was_sent(make_producer, make_consumer, make_topic):
+    topic = make_topic(retention_ms="-1")
     headers = [("name", b"one"), ("name", b"two"), ("empty", b""), ("null", None)]
     producer = make_producer()
     producer.produce(topic, b"value", b"key", partition=0, timestamp=1234567890123, headers=headers)
@@ -150,3 +154,26 @@ def test_the_broker_stamps_records_where_the_topic_says_so(make_producer, make_c
     kind, timestamp = receive(consumer, 1)[0].timestamp()
     assert kind == 2
     assert timestamp > 1_600_000_000_000
+
+
+@pytest.mark.parametrize("sent", ["none", "lz4", "zstd"])
+@pytest.mark.parametrize("kept", ["uncompressed", "gzip", "snappy", "lz4", "zstd"])
+def test_a_topic_is_kept_in_its_own_codec(bootstrap, make_producer, make_consumer, make_topic, sent, kept):
+    name = make_topic(compression_type=kept)
+    values = [b"a value that says the same again and again: %d" % number for number in range(200)]
+    producer = make_producer(compression_type=sent, linger_ms=200)
+    assert not send(producer, name, values).errors
+    consumer = make_consumer()
+    consumer.assign(at(name, 0))
+    assert [message.value() for message in receive(consumer, len(values))] == values
+    with Connection(bootstrap) as connection:
+        connection.send(request(FETCH, 4, 1, fetch_body(name, 0, 100)))
+        _, answer = connection.receive()
+    # Throttle time, one topic with its name, one partition with its number.
+    partition = 4 + 4 + 2 + len(name) + 4 + 4
+    (error,) = struct.unpack_from(">h", answer, partition)
+    # Also for zstd, though that version of Fetch is older than the codec: so does Kafka 4.
+    assert error == 0
+    records = partition + 2 + 8 + 8 + 4 + 4
+    (attributes,) = struct.unpack_from(">h", answer, records + 21)
+    assert attributes & 7 == ["uncompressed", "gzip", "snappy", "lz4", "zstd"].index(kept)

@@ -65,6 +65,7 @@ fn hint(error: &ClientError) -> Option<String> {
         | ClientError::NoBootstrap
         | ClientError::NoLeader { .. }
         | ClientError::BadBatch { .. }
+        | ClientError::Assignment { .. }
         | ClientError::GaveUp { .. }
         | ClientError::OutcomeUnknown { .. }
         | ClientError::Closed => None,

@@ -20,11 +20,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use cli::{Cli, Command};
 use config::{Config, Environment, Overrides};
+use corelog_runtime::alloc::Kept;
 
 /// A request of a KiB or more is beyond what the C library's allocator keeps at hand (ADR 0005).
-/// Without huge pages, which would take twice the memory of an idle node.
+/// Without huge pages, which would take twice the memory of an idle node. A shard keeps its buffers.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Kept<mimalloc::MiMalloc> = Kept::new(mimalloc::MiMalloc);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -55,6 +56,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                     let config = configuration(doctor.node, &Environment::of_process(), cli.log_level)?;
                     commands::doctor::run(&config, format)
                 }
+                Command::Config(config) => commands::config::run(config, format),
+                Command::Group(group) => commands::group::run(group, format),
                 Command::Topic(topic) => commands::topic::run(topic, format),
                 Command::Produce(produce) => commands::produce::run(produce, format),
                 Command::Consume(consume) => commands::consume::run(consume, format),
@@ -63,6 +66,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Command::Stages(stages) => commands::stages::run(&stages, format),
                 Command::Bench(bench) => commands::bench::run(*bench, format),
                 Command::Hist(hist) => commands::hist::run(&hist, format),
+                Command::Completion(completion) => commands::completion::run(&completion),
             }
         }
     }

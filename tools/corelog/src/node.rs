@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use corelog_engine::engine::EngineOptions;
+use corelog_engine::group::{GroupConfig, MigrationPolicy};
 use corelog_engine::journal::JournalOptions;
 use corelog_engine::meta::MetaOptions;
 use corelog_engine::meta::image::ListenerMeta;
@@ -23,7 +24,7 @@ use corelog_runtime::{fs, shards};
 use nix::sys::resource::{Resource, getrlimit};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, DefaultDurability, Listener, parse_cores};
+use crate::config::{Config, DefaultDurability, Groups, Listener, Migration, parse_cores};
 use crate::notify;
 use crate::revision::REVISION;
 
@@ -59,7 +60,7 @@ pub(crate) fn start_logging(level: &str) -> Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         // It would panic where stderr cannot be written to: a log on a full disk must not end the node.
         .log_internal_errors(false)
         .try_init()
@@ -146,6 +147,8 @@ pub(crate) fn engine_options(config: &Config) -> Result<EngineOptions> {
             carry_bytes_max: CARRY_BYTES_MAX,
             journal_queue_bytes_max: JOURNAL_QUEUE_BYTES_MAX,
             open_files_max: open_files_max(config)?,
+            groups: group_config(&config.groups),
+            retention_check_interval: Duration::from_millis(config.retention.check_interval_ms),
             planted: PlantedBug::NONE,
         },
         journal,
@@ -156,6 +159,29 @@ pub(crate) fn engine_options(config: &Config) -> Result<EngineOptions> {
         },
         defaults,
     })
+}
+
+fn group_config(groups: &Groups) -> GroupConfig {
+    let members = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    GroupConfig {
+        offsets_topic_partitions: groups.offsets_topic_partitions,
+        min_session_timeout_ms: groups.min_session_timeout_ms,
+        max_session_timeout_ms: groups.max_session_timeout_ms,
+        initial_rebalance_delay_ms: groups.initial_rebalance_delay_ms,
+        max_size: members(groups.max_size),
+        offset_metadata_max_bytes: groups.offset_metadata_max_bytes,
+        offsets_retention_ms: i64::from(groups.offsets_retention_minutes) * 60_000,
+        consumer_session_timeout_ms: groups.consumer_session_timeout_ms,
+        consumer_heartbeat_interval_ms: groups.consumer_heartbeat_interval_ms,
+        consumer_max_size: members(groups.consumer_max_size),
+        migration: match groups.consumer_migration {
+            Migration::Bidirectional => MigrationPolicy::Bidirectional,
+            Migration::Upgrade => MigrationPolicy::Upgrade,
+            Migration::Downgrade => MigrationPolicy::Downgrade,
+            Migration::Disabled => MigrationPolicy::Disabled,
+        },
+        ..GroupConfig::default()
+    }
 }
 
 fn open_files_max(config: &Config) -> Result<usize> {
@@ -173,6 +199,7 @@ fn net_options(config: &Config) -> Result<NetOptions> {
     Ok(NetOptions {
         listeners: listeners.collect::<Result<_>>()?,
         http: config.http_addr()?,
+        console: config.http.console,
         max_frame_bytes: config.network.max_frame_bytes,
         max_connections: config.network.max_connections,
         request_memory_bytes: config.network.request_memory_bytes,
@@ -182,8 +209,7 @@ fn net_options(config: &Config) -> Result<NetOptions> {
         shown_configs: vec![
             ("num.partitions".to_owned(), text(&config.topics.default_partitions)),
             ("default.replication.factor".to_owned(), "1".to_owned()),
-            ("log.segment.bytes".to_owned(), text(&config.segments.segment_bytes)),
-            ("log.roll.ms".to_owned(), text(&config.segments.segment_ms)),
+            ("log.retention.check.interval.ms".to_owned(), text(&config.retention.check_interval_ms)),
             ("log.dirs".to_owned(), config.data_dir.display().to_string()),
         ],
         build: BuildInfo { revision: REVISION.to_owned(), ..BuildInfo::default() },
@@ -234,7 +260,7 @@ fn addresses_text(bound: &Bound) -> String {
 fn first_steps(data_dir: &Path, bound: &Bound) -> String {
     let kafka = bound.kafka.first().map(|(_, address)| address.to_string()).unwrap_or_default();
     let http = match bound.http {
-        Some(http) => format!("  metrics  curl http://{http}/metrics\n"),
+        Some(http) => format!("  console  http://{http}/console\n  metrics  curl http://{http}/metrics\n"),
         None => String::new(),
     };
     format!(

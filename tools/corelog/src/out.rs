@@ -1,8 +1,10 @@
 //! What goes to stdout.
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::ops::RangeBounds;
 
 use clap::ValueEnum;
+use comfy_table::CellAlignment;
 use serde::Serialize;
 
 /// The form of results.
@@ -24,8 +26,13 @@ pub(crate) fn stdout() -> BufWriter<Stdout> {
 
 /// Prints text as it is.
 pub(crate) fn print_text(text: &str) -> io::Result<()> {
+    print_bytes(text.as_bytes())
+}
+
+/// Prints bytes as they are.
+pub(crate) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
     let mut out = stdout();
-    out.write_all(text.as_bytes())?;
+    out.write_all(bytes)?;
     out.flush()
 }
 
@@ -50,6 +57,15 @@ pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> comfy_tabl
         column.set_padding((0, 2));
     }
     table
+}
+
+/// Numbers are read from their ends.
+pub(crate) fn align_right(table: &mut comfy_table::Table, columns: impl RangeBounds<usize>) {
+    for (at, column) in table.column_iter_mut().enumerate() {
+        if columns.contains(&at) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
 }
 
 /// A table as lines without spaces at their ends.

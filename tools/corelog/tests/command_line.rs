@@ -135,6 +135,50 @@ fn errors_say_what_to_do() {
     assert_eq!(node.text(&["topic", "delete", "t"]), "deleted topic t\n");
 }
 
+#[test]
+fn a_topic_is_trimmed_to_an_offset_a_time_or_its_end() {
+    let dir = on_disk();
+    let node = Node::start(dir.path(), &[]);
+    node.create("t", 2);
+    for partition in ["0", "1"] {
+        node.produce(&["t", "--partition", partition], b"a\nb\nc\nd\n");
+    }
+    let starts = |arguments: &[&str]| {
+        let text = node.text(&[&["topic", "trim"], arguments, &["--yes", "--output", "json"]].concat());
+        let trimmed: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let partitions = trimmed["partitions"].as_array().unwrap().iter();
+        let number = |row: &serde_json::Value, key: &str| row[key].as_i64().unwrap();
+        let rows = partitions.map(|row| (number(row, "partition"), number(row, "log_start_after")));
+        rows.collect::<Vec<_>>()
+    };
+
+    let error = failure(&node.run(&["topic", "trim", "t", "--to", "1"]), 1);
+    assert!(error.contains("--yes"), "{error}");
+    assert_eq!(starts(&["t:1", "--to", "1"]), [(1, 1)]);
+    assert_eq!(starts(&["t", "--to", "2"]), [(0, 2), (1, 2)]);
+    assert_eq!(node.text(&["consume", "t", "--partition", "1"]), "c\nd\n");
+    // Nothing is deleted twice, and nothing comes back.
+    assert_eq!(starts(&["t", "--to", "1"]), [(0, 2), (1, 2)]);
+    assert_eq!(starts(&["t", "--to", "beginning"]), [(0, 2), (1, 2)]);
+    // Nothing is older than the records themselves.
+    assert_eq!(starts(&["t", "--to", "2020-01-01"]), [(0, 2), (1, 2)]);
+    // One partition that ends before is enough to delete nothing.
+    node.produce(&["t", "--partition", "0"], b"e\n");
+    let error = failure(&node.run(&["topic", "trim", "t", "--to", "5", "--yes"]), 1);
+    assert!(error.contains("t-1 ends at offset 4"), "{error}");
+    let text = node.text(&["topic", "trim", "t", "--to", "end", "--yes"]);
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[1..], [["0", "2", "5", "5", "3"], ["1", "2", "4", "4", "2"]]);
+    assert_eq!(node.text(&["consume", "t"]), "");
+
+    node.text(&["topic", "create", "kept", "--config", "cleanup.policy=compact"]);
+    node.produce(&["kept", "--key-separator", ":"], b"k:v\n");
+    let error = failure(&node.run(&["topic", "trim", "kept", "--to", "end", "--yes"]), 1);
+    assert!(error.contains("POLICY_VIOLATION"), "{error}");
+    let error = failure(&node.run(&["topic", "trim", "nope", "--to", "end", "--yes"]), 1);
+    assert!(error.contains("no topic 'nope'"), "{error}");
+}
+
 /// An address at which nobody listens.
 fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
@@ -245,4 +289,86 @@ fn glob_journals(dir: &Path) -> Vec<std::path::PathBuf> {
         }
     }
     found
+}
+
+#[test]
+fn configs_are_listed_described_set_and_unset() {
+    let dir = on_disk();
+    let node = Node::start(dir.path(), &[]);
+    node.text(&["topic", "create", "t", "--config", "retention.ms=1000000"]);
+    assert_eq!(
+        node.text(&["config", "set", "--topic", "t", "segment.ms=5000"]),
+        "changed topic 't': segment.ms = 5000\n"
+    );
+    let described = node.text(&["config", "describe", "--topic", "t", "segment.ms"]);
+    assert!(described.starts_with("segment.ms = 5000  (topic)\n  else log.roll.ms = "), "{described}");
+    assert_eq!(
+        node.text(&["config", "unset", "--topic", "t", "segment.ms"]),
+        "changed topic 't': segment.ms has its default\n"
+    );
+    let listed = node.text(&["config", "list", "--topic", "t"]);
+    assert!(listed.contains("retention.ms") && !listed.contains("segment.ms"), "{listed}");
+
+    // Nobody is there to answer, so that what may delete records is not done.
+    let error = failure(&node.run(&["config", "set", "--topic", "t", "retention.ms=10"]), 1);
+    assert!(error.contains("cannot be undone") && error.contains("--yes"), "{error}");
+    node.text(&["config", "set", "--topic", "t", "retention.ms=10", "--yes"]);
+    node.text(&["config", "set", "--topic", "t", "retention.ms=20"]);
+    let error = failure(&node.run(&["config", "set", "--topic", "t", "retention.ms=soon"]), 1);
+    assert!(error.contains("Not a number of type LONG"), "{error}");
+    let error = failure(&node.run(&["config", "set", "--topic", "u", "segment.ms=1"]), 1);
+    assert!(error.contains("no topic 'u'"), "{error}");
+
+    node.text(&["config", "set", "--all-nodes", "log.roll.ms=7000"]);
+    node.text(&["config", "set", "--node", "1", "message.max.bytes=2000", "--dry-run"]);
+    let listed = node.text(&["config", "list", "--output", "json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let row = |of: &str, name: &str, value: &str, source: &str| {
+        serde_json::json!({
+            "of": of, "name": name, "value": value, "source": source, "is_default": false, "read_only": false,
+        })
+    };
+    assert_eq!(
+        listed,
+        serde_json::json!([
+            row("all nodes", "log.roll.ms", "7000", "all nodes"),
+            row("topic 't'", "retention.ms", "20", "topic"),
+        ])
+    );
+    let all = node.text(&["config", "list", "--node", "1", "--all"]);
+    assert!(all.lines().any(|line| line.contains("node.id") && line.contains("(fixed)")), "{all}");
+    assert!(all.lines().any(|line| line.contains("log.retention.ms") && line.contains("default")), "{all}");
+    let error = failure(&node.run(&["config", "describe", "--topic", "t", "no.such"]), 1);
+    assert!(error.contains("no config 'no.such'"), "{error}");
+    failure(&node.run(&["config", "set", "segment.ms=1"]), 2);
+}
+
+#[test]
+fn topics_are_altered_and_grow() {
+    let dir = on_disk();
+    let node = Node::start(dir.path(), &[]);
+    node.text(&["topic", "create", "t", "--partitions", "2", "--config", "segment.ms=5000"]);
+    node.text(&["topic", "alter", "t", "--set", "max.message.bytes=5000", "--unset", "segment.ms"]);
+    let topic: serde_json::Value =
+        serde_json::from_str(&node.text(&["topic", "describe", "t", "--output", "json"])).unwrap();
+    assert_eq!(topic["configs"]["max.message.bytes"], "5000");
+    assert!(topic["configs"].get("segment.ms").is_none());
+    node.produce(&["t", "--partition", "1"], "x".repeat(3000).as_bytes());
+    let error = failure(&node.run(&["topic", "add-partitions", "t", "--to", "4"]), 1);
+    assert!(error.contains("cannot be undone"), "{error}");
+    let error = failure(&node.run(&["topic", "add-partitions", "t", "--to", "2", "--yes"]), 1);
+    assert!(error.contains("Topic already has 2 partition(s)."), "{error}");
+    assert_eq!(
+        node.text(&["topic", "add-partitions", "t", "--to", "4", "--yes"]),
+        "topic t has 4 partitions now\n"
+    );
+    node.text(&["topic", "add-partitions", "t", "--add", "1", "--yes"]);
+    let topic: serde_json::Value =
+        serde_json::from_str(&node.text(&["topic", "describe", "t", "--output", "json"])).unwrap();
+    let sizes: Vec<u64> =
+        topic["partitions"].as_array().unwrap().iter().map(|it| it["size_bytes"].as_u64().unwrap()).collect();
+    assert_eq!((sizes.len(), sizes[0]), (5, 0));
+    assert!((3000..4000).contains(&sizes[1]), "{sizes:?}");
+    let described = node.text(&["topic", "describe", "t"]);
+    assert!(described.lines().any(|line| line.ends_with("BYTES")), "{described}");
 }

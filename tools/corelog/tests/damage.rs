@@ -32,7 +32,7 @@ fn value_of(topic: &str, number: i64, size: usize) -> Vec<u8> {
 }
 
 fn batch_of(value: &[u8]) -> BytesMut {
-    BatchBuilder::new().record(1_700_000_000_000, None, Some(value)).build().unwrap()
+    BatchBuilder::new().record(live::now_ms(), None, Some(value)).build().unwrap()
 }
 
 fn produce(client: &mut Raw, topic: &str, partition: i32, numbers: std::ops::Range<i64>, size: usize) {

@@ -35,7 +35,7 @@ const SHARDS: usize = 2;
 const BUDGETS_BYTES: usize = SHARDS * (32 + 32 + 16 + 16) * MIB;
 
 fn batch_of(value: &[u8]) -> BytesMut {
-    BatchBuilder::new().record(1_700_000_000_000, None, Some(value)).build().unwrap()
+    BatchBuilder::new().record(live::now_ms(), None, Some(value)).build().unwrap()
 }
 
 /// A client that produces and consumes all the time, on each shard, and is never let down.
@@ -220,8 +220,8 @@ fn what_is_no_request_ends_its_connection_and_harms_nobody() {
 fn what_is_wrong_with_a_request_is_said_and_its_connection_goes_on() {
     let mut scene = Scene::start();
     let mut client = scene.node.connect();
-    // A version of Fetch that nobody knows; a JoinGroup, which is not served.
-    for (api, version) in [(1, 99), (11, 0)] {
+    // A version of Fetch that nobody knows; an AddOffsetsToTxn, which is not served.
+    for (api, version) in [(1, 99), (25, 0)] {
         let frame = client.request(api, version, &[0; 60]);
         client.send(&frame);
         let answer = client.receive().expect("an answer");

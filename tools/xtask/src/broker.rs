@@ -24,8 +24,18 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 /// Below the range from which the kernel draws: a broker that restarts finds its port free.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
+/// So often tests let a broker look for what is too old or too much.
+const RETENTION_CHECK_INTERVAL_MS: u32 = 1000;
+
 /// As `kafka-server-start.sh` sets it.
 const KAFKA_HEAP: [&str; 2] = ["-Xmx1G", "-Xms1G"];
+/// A member that died is missed soon, as the oldest clients are at best.
+const GROUPS_FOR_TESTS: &str = "[groups]\ninitial_rebalance_delay_ms = 0\nconsumer_session_timeout_ms = 6000\n\
+    consumer_heartbeat_interval_ms = 1000\n";
+const GROUPS_FOR_CONFORMANCE: &str = "min_session_timeout_ms = 1000\n";
+const KAFKA_FOR_CONFORMANCE: &str = "group.min.session.timeout.ms=1000\n\
+     authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+     allow.everyone.if.no.acl.found=true\n";
 const CLUSTER_ID: &str = "Y29yZWxvZy1jbGllbnRzMQ";
 
 /// When a produce is acknowledged: the values of the topic config `corelog.durability`.
@@ -60,6 +70,12 @@ impl BrokerKind {
         let binary = project.root().join("target/release/corelog");
         ensure!(binary.is_file(), "{} is not there: run cargo build --release", binary.display());
         Ok(Self::Corelog { binary })
+    }
+
+    /// Any build of it.
+    pub(crate) fn corelog_at(binary: &Path) -> Result<Self> {
+        ensure!(binary.is_file(), "{} is not there", binary.display());
+        Ok(Self::Corelog { binary: binary.to_path_buf() })
     }
 
     pub(crate) fn kafka(tools: &Toolbox) -> Result<Self> {
@@ -102,11 +118,26 @@ impl BrokerKind {
 pub(crate) enum Purpose {
     /// To be tested: set up so that tests are quick and alike for every broker.
     Test,
+    /// As [`Purpose::Test`], and with what suites of other projects count on: an authorizer that allows
+    /// all, so many partitions in a topic that names no number, short sessions, no wait for a group's
+    /// first members.
+    Conformance { partitions: u32 },
     /// To be measured: its own defaults, its usual JVM flags, and nothing but this core.
     Compare { core: usize },
     /// To be driven for long: its own defaults, but no topic that nobody created, and nothing but
     /// this core.
     Soak { core: usize },
+}
+
+impl Purpose {
+    /// How often it looks for what is too old.
+    fn retention_check_interval_ms(self) -> u32 {
+        match self {
+            // As without a word about it: some tests write records of 1970.
+            Self::Conformance { .. } => 300_000,
+            _ => RETENTION_CHECK_INTERVAL_MS,
+        }
+    }
 }
 
 /// How to run it.
@@ -115,6 +146,8 @@ pub(crate) struct BrokerOptions {
     /// Names its log and its data directory.
     pub(crate) name: String,
     pub(crate) shards: usize,
+    /// Its number in the cluster.
+    pub(crate) node_id: u32,
     /// Whether a topic that a client asks for comes into being.
     pub(crate) auto_create: bool,
     /// Port of the Kafka listener; any free one when left out.
@@ -124,7 +157,14 @@ pub(crate) struct BrokerOptions {
 
 impl BrokerOptions {
     pub(crate) fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), shards: 1, auto_create: true, port: None, purpose: Purpose::Test }
+        Self {
+            name: name.to_owned(),
+            shards: 1,
+            node_id: 1,
+            auto_create: true,
+            port: None,
+            purpose: Purpose::Test,
+        }
     }
 }
 
@@ -203,7 +243,7 @@ impl Broker {
             BrokerKind::Corelog { binary } => self.corelog_command(binary)?,
             BrokerKind::Kafka(java) => {
                 let mut command = match self.options.purpose {
-                    Purpose::Test => {
+                    Purpose::Test | Purpose::Conformance { .. } => {
                         let mut command = java.command();
                         command.arg("-Xmx1g");
                         command
@@ -289,7 +329,7 @@ impl Broker {
 
     fn corelog_command(&self, binary: &Path) -> Result<Command> {
         let core = match self.options.purpose {
-            Purpose::Test => None,
+            Purpose::Test | Purpose::Conformance { .. } => None,
             Purpose::Compare { core } | Purpose::Soak { core } => Some(core),
         };
         let mut command = core.map_or_else(|| tethered(binary), |core| process::pinned(binary, core));
@@ -299,13 +339,26 @@ impl Broker {
             .args(["--http", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(self.data_folder())
-            .args(["--shards", &self.options.shards.to_string()]);
+            .args(["--shards", &self.options.shards.to_string()])
+            .args(["--node-id", &self.options.node_id.to_string()]);
         if let Some(core) = core {
             command.args(["--cores", &core.to_string()]);
         }
         if !matches!(self.options.purpose, Purpose::Compare { .. }) {
             let config = self.folder.join("corelog.toml");
-            fs::write(&config, format!("[topics]\nauto_create = {}\n", self.options.auto_create))?;
+            let mut settings = format!("[topics]\nauto_create = {}\n", self.options.auto_create);
+            if let Purpose::Conformance { partitions } = self.options.purpose {
+                settings += &format!("default_partitions = {partitions}\n");
+            }
+            if matches!(self.options.purpose, Purpose::Test | Purpose::Conformance { .. }) {
+                settings += GROUPS_FOR_TESTS;
+                if matches!(self.options.purpose, Purpose::Conformance { .. }) {
+                    settings += GROUPS_FOR_CONFORMANCE;
+                }
+                let interval_ms = self.options.purpose.retention_check_interval_ms();
+                settings += &format!("[retention]\ncheck_interval_ms = {interval_ms}\n");
+            }
+            fs::write(&config, settings)?;
             command.arg("--config").arg(config);
         }
         Ok(command)
@@ -320,19 +373,30 @@ impl Broker {
         let broker = self.address;
         let controller = free_address()?;
         let data = self.data_folder();
+        let (partitions, for_conformance) = match self.options.purpose {
+            Purpose::Conformance { partitions } => (partitions, KAFKA_FOR_CONFORMANCE),
+            _ => (1, ""),
+        };
         let for_tests = match self.options.purpose {
-            Purpose::Test => format!(
+            Purpose::Test | Purpose::Conformance { .. } => format!(
                 "auto.create.topics.enable={}\n\
-                 num.partitions=1\n\
-                 group.initial.rebalance.delay.ms=0\n",
-                self.options.auto_create
+                 num.partitions={partitions}\n\
+                 {for_conformance}\
+                 group.initial.rebalance.delay.ms=0\n\
+                 group.consumer.min.session.timeout.ms=6000\n\
+                 group.consumer.session.timeout.ms=6000\n\
+                 group.consumer.min.heartbeat.interval.ms=1000\n\
+                 group.consumer.heartbeat.interval.ms=1000\n\
+                 log.retention.check.interval.ms={}\n",
+                self.options.auto_create,
+                self.options.purpose.retention_check_interval_ms(),
             ),
             Purpose::Compare { .. } | Purpose::Soak { .. } => String::new(),
         };
         let config = format!(
             "process.roles=broker,controller\n\
-             node.id=1\n\
-             controller.quorum.voters=1@{controller}\n\
+             node.id={node_id}\n\
+             controller.quorum.voters={node_id}@{controller}\n\
              listeners=PLAINTEXT://{broker},CONTROLLER://{controller}\n\
              advertised.listeners=PLAINTEXT://{broker}\n\
              controller.listener.names=CONTROLLER\n\
@@ -344,6 +408,7 @@ impl Broker {
              share.coordinator.state.topic.replication.factor=1\n\
              share.coordinator.state.topic.min.isr=1\n\
              {for_tests}",
+            node_id = self.options.node_id,
             data = data.display(),
         );
         fs::write(self.kafka_config(), config)?;

@@ -22,6 +22,10 @@ const STOCK_FLAGS: [&str; 5] = [
     "-Djava.awt.headless=true",
 ];
 
+/// Of a JVM that starts quickly.
+pub(crate) const QUICK_FLAGS: [&str; 3] =
+    ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"];
+
 /// A JVM, and where the jars of Kafka are.
 #[derive(Clone)]
 pub(crate) struct Java {
@@ -45,7 +49,7 @@ impl Java {
         command
     }
 
-    fn class_path(&self) -> String {
+    pub(crate) fn class_path(&self) -> String {
         format!("{}/*:{}", self.jars.display(), self.tools_jar.display())
     }
 
@@ -57,14 +61,7 @@ impl Java {
     /// A JVM that starts quickly, with every jar of Kafka on its class path.
     pub(crate) fn command(&self) -> Command {
         let mut command = tethered(&self.program);
-        command
-            .args([
-                "-XX:TieredStopAtLevel=1",
-                "-XX:+UseSerialGC",
-                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-                "-cp",
-            ])
-            .arg(self.class_path());
+        command.args(QUICK_FLAGS).arg("-cp").arg(self.class_path());
         command
     }
 }
@@ -80,13 +77,8 @@ impl JavaTools {
     pub(crate) fn start(java: &Java, source: &Path, log: &Path) -> Result<Self> {
         let mut command = tethered(&java.program);
         command
-            .args([
-                "-XX:TieredStopAtLevel=1",
-                "-XX:+UseSerialGC",
-                "-Xmx512m",
-                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-                "-cp",
-            ])
+            .args(QUICK_FLAGS)
+            .args(["-Xmx512m", "-cp"])
             .arg(format!("{}/*", java.jars.display()))
             .arg(source)
             .arg(&java.tools_jar);
@@ -98,7 +90,8 @@ impl JavaTools {
         Ok(Self { conversation, log: log.to_path_buf() })
     }
 
-    /// Runs a tool's main and waits for it. `class` is below `org.apache.kafka.tools`.
+    /// Runs a tool's main and waits for it. `class` is below `org.apache.kafka.tools`, or whole where it
+    /// begins with `kafka.`.
     pub(crate) fn run(
         &mut self,
         class: &str,
@@ -107,7 +100,11 @@ impl JavaTools {
         arguments: &[String],
     ) -> Result<()> {
         let stdin = stdin.map_or_else(|| "-".to_owned(), |path| path.display().to_string());
-        let mut fields = vec![format!("org.apache.kafka.tools.{class}"), stdin, stdout.display().to_string()];
+        let main = match class.starts_with("kafka.") {
+            true => class.to_owned(),
+            false => format!("org.apache.kafka.tools.{class}"),
+        };
+        let mut fields = vec![main, stdin, stdout.display().to_string()];
         fields.extend_from_slice(arguments);
         self.conversation.say(&fields.join(FIELD_SEPARATOR))?;
         let answer =

@@ -7,9 +7,12 @@
 
 mod broker;
 mod client;
+mod conformance;
+mod console;
 mod crash;
 mod direction;
 mod generator;
+mod groups;
 mod histograms;
 mod interrupts;
 mod java;
@@ -19,6 +22,7 @@ mod matrix;
 mod pressure;
 mod process;
 mod project;
+mod rebalance;
 mod setup;
 mod sink;
 mod soak;
@@ -71,6 +75,8 @@ enum Task {
         #[arg(long, value_delimiter = ',', value_enum)]
         only: Vec<Part>,
     },
+    /// Run suites that others wrote against Apache Kafka and then against Corelog, and compare
+    Conformance(conformance::Arguments),
     /// Kill a broker again and again under load, and look for every acknowledged record
     Crash {
         /// Kill an Apache Kafka instead of Corelog
@@ -101,9 +107,14 @@ enum Task {
     Speed(speed::Arguments),
     /// Hold a node's memory and its tail against 10,000 partitions, a backfill and slow consumers
     Pressure(pressure::Arguments),
+    /// Let 1,000 consumer groups commit every second, and kill the broker under them
+    Groups(groups::Arguments),
     /// Load a node for long while topics come and go, readers begin anywhere, and `kill -9` comes again
     /// and again
     Soak(soak::Arguments),
+    /// A consumer group of twenty processes that join, leave, pause and are killed at random: one owner
+    /// for each partition, no committed offset that goes back, no record skipped
+    Rebalance(rebalance::Arguments),
     /// Run a real Apache Kafka on 127.0.0.1 until interrupted, to compare with
     Kafka {
         /// Port of its listener
@@ -146,6 +157,7 @@ fn run(task: Task) -> Result<bool> {
             println!("{}", matrix::run(&project, &tools, &kind, shards, &only)?);
             Ok(true)
         }
+        Task::Conformance(arguments) => conformance::run(&project, &arguments),
         Task::Crash { kafka, durability, shards, kills, seed } => {
             let tools = Toolbox::prepare(&project)?;
             let kind = if kafka { BrokerKind::kafka(&tools)? } else { BrokerKind::corelog(&project)? };
@@ -161,7 +173,9 @@ fn run(task: Task) -> Result<bool> {
         Task::Versus(arguments) => versus::run(&project, &arguments),
         Task::Speed(arguments) => speed::run(&project, &arguments),
         Task::Pressure(arguments) => pressure::run_all(&project, &arguments),
+        Task::Groups(arguments) => groups::run(&project, &arguments),
         Task::Soak(arguments) => soak::run(&project, &arguments),
+        Task::Rebalance(arguments) => rebalance::run(&project, &arguments),
         Task::Kafka { port } => {
             let tools = Toolbox::prepare(&project)?;
             let options = BrokerOptions { port: Some(port), ..BrokerOptions::named("kafka") };

@@ -11,17 +11,17 @@ use clap::ValueEnum;
 
 use crate::broker::{Broker, BrokerKind, BrokerOptions};
 use crate::client::{CODECS, Client, Clients, Dump};
-use crate::java::JavaTools;
+use crate::java::{Java, JavaTools};
 use crate::process;
 use crate::project::Project;
-use crate::setup::Toolbox;
+use crate::setup::{Node, Toolbox};
 use crate::verify::Corpus;
 
 const FULL_PARTITIONS: usize = 6;
 const PAIR_PARTITIONS: usize = 2;
 /// Enough for several batches of each codec; the large file is read in full elsewhere.
 const PAIR_LINES: usize = 3_000;
-const BEHAVIOURS_LIMIT: Duration = Duration::from_secs(300);
+const BEHAVIOURS_LIMIT: Duration = Duration::from_secs(600);
 const BEHAVIOUR_LIMIT_S: u32 = 60;
 const TOOL_LIMIT: Duration = Duration::from_secs(30);
 
@@ -284,9 +284,51 @@ impl<'a> Matrix<'a> {
             "{described}"
         );
         ensure!(self.lists(&topic)?, "the new topic is not listed");
+        self.alters_with_java(&topic)?;
         self.kafka_topics(&["--delete", "--topic", &topic])?;
         ensure!(!self.lists(&topic)?, "the deleted topic is still listed");
         Ok(())
+    }
+
+    /// Partitions, configs, sizes, leaders: `kafka-topics --alter`, `kafka-configs`, `kafka-log-dirs` and
+    /// `kafka-leader-election`.
+    fn alters_with_java(&mut self, topic: &str) -> Result<()> {
+        self.kafka_topics(&["--alter", "--topic", topic, "--partitions", "5"])?;
+        let described = self.kafka_topics(&["--describe", "--topic", topic])?;
+        ensure!(described.contains("PartitionCount: 5"), "{described}");
+        let entity = ["--entity-type", "topics", "--entity-name", topic];
+        let configs = ["--alter", "--add-config", "retention.ms=86400000,cleanup.policy=[compact,delete]"];
+        self.java_tool("kafka.admin.ConfigCommand", &[&configs[..], &entity].concat())?;
+        let shown = self.java_tool("kafka.admin.ConfigCommand", &[&["--describe"][..], &entity].concat())?;
+        ensure!(
+            shown.contains("retention.ms=86400000") && shown.contains("cleanup.policy=compact,delete"),
+            "{shown}"
+        );
+        let deleted = ["--alter", "--delete-config", "retention.ms"];
+        self.java_tool("kafka.admin.ConfigCommand", &[&deleted[..], &entity].concat())?;
+        let shown = self.java_tool("kafka.admin.ConfigCommand", &[&["--describe"][..], &entity].concat())?;
+        ensure!(!shown.contains("retention.ms=86400000"), "{shown}");
+        let nodes = ["--entity-type", "brokers", "--entity-default"];
+        for change in [
+            ["--alter", "--add-config", "log.flush.interval.ms=5000"],
+            ["--alter", "--delete-config", "log.flush.interval.ms"],
+        ] {
+            self.java_tool("kafka.admin.ConfigCommand", &[&change[..], &nodes].concat())?;
+        }
+        let sizes = self.java_tool("LogDirsCommand", &["--describe", "--topic-list", topic])?;
+        ensure!(sizes.contains(&format!("{topic}-4")), "{sizes}");
+        let preferred = ["--election-type", "preferred", "--topic", topic, "--partition", "4"];
+        self.java_tool("LeaderElectionCommand", &preferred)?;
+        Ok(())
+    }
+
+    fn java_tool(&mut self, class: &str, arguments: &[&str]) -> Result<String> {
+        let output = self.folder.join("java-tool");
+        let mut all = vec!["--bootstrap-server".to_owned(), self.clients.bootstrap.clone()];
+        all.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        let java = self.clients.java.as_mut().context("there is no Java")?;
+        java.run(class, None, &output, &all)?;
+        Ok(fs::read_to_string(&output)?)
     }
 
     fn lists(&mut self, topic: &str) -> Result<bool> {
@@ -295,12 +337,7 @@ impl<'a> Matrix<'a> {
     }
 
     fn kafka_topics(&mut self, arguments: &[&str]) -> Result<String> {
-        let output = self.folder.join("kafka-topics");
-        let mut all = vec!["--bootstrap-server".to_owned(), self.clients.bootstrap.clone()];
-        all.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        let java = self.clients.java.as_mut().context("there is no Java")?;
-        java.run("TopicCommand", None, &output, &all)?;
-        Ok(fs::read_to_string(&output)?)
+        self.java_tool("TopicCommand", arguments)
     }
 
     fn topics_with_corelog(&mut self) -> Result<()> {
@@ -308,6 +345,11 @@ impl<'a> Matrix<'a> {
         self.corelog_topic(&["create", &topic, "--partitions", "3", "--config", "max.message.bytes=2000"])?;
         let described = self.corelog_topic(&["describe", &topic])?;
         ensure!(described.contains("max.message.bytes"), "{described}");
+        // Any other Kafka may be on the other side, so that it is not looked at what is said.
+        self.corelog_topic(&["add-partitions", &topic, "--to", "4", "--yes"])?;
+        self.corelog_topic(&["alter", &topic, "--set", "segment.ms=86400000"])?;
+        let described = self.corelog_topic(&["describe", &topic])?;
+        ensure!(described.contains("segment.ms = 86400000"), "{described}");
         let listed = self.corelog_topic(&["list"])?;
         ensure!(listed.contains(&topic), "not listed: {listed}");
         self.corelog_topic(&["delete", &topic])?;
@@ -402,15 +444,33 @@ impl<'a> Matrix<'a> {
         let Some(python) = &self.tools.python else {
             return Ok("behaviours skipped without Python".to_owned());
         };
+        let mut marker = marker.to_owned();
+        let mut toolchains = Vec::new();
+        match &self.tools.java {
+            Some(Java { program, jars, tools_jar }) => {
+                toolchains.extend([("--java", program), ("--jars", jars), ("--tools-jar", tools_jar)]);
+            }
+            None => marker.push_str(" and not java"),
+        }
+        match &self.tools.node {
+            Some(Node { program, modules }) => {
+                toolchains.extend([("--node", program), ("--node-modules", modules)]);
+            }
+            None => marker.push_str(" and not node"),
+        }
         let mut command = process::tethered(python);
         command
             .args(["-m", "pytest", "-p", "no:cacheprovider", "-ra", "--tb=short"])
             .args(["--timeout", &BEHAVIOUR_LIMIT_S.to_string()])
-            .args(["--durations", "5", "-m", marker])
+            .args(["--durations", "5", "-m", &marker])
             .arg(format!("--bootstrap={bootstrap}"))
             .arg(format!("--broker={}", self.broker_name))
             .current_dir(self.project.clients().join("tests"))
             .env("PYTHONDONTWRITEBYTECODE", "1");
+        for (option, path) in toolchains {
+            // In one word: a path by itself would be taken for a test to run.
+            command.arg(format!("{option}={}", path.display()));
+        }
         let log = format!("behaviours-{}.log", marker.replace(' ', "-"));
         let log = self.project.logs().join(log);
         process::run(command, &log, BEHAVIOURS_LIMIT).context("behaviours")?;

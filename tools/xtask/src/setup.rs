@@ -1,8 +1,8 @@
 //! What the client tests need beyond Rust, fetched through the ordinary package clients.
 //!
-//! Python packages and jars go into `.xtask`, with pinned versions, and are fetched once. Programs
-//! come from the system's packages where this user may install some. What cannot be had is
-//! missing: said aloud and left out on a developer's machine, an error where `CI=true`.
+//! Packages of Python and Node.js and jars go into `.xtask`, with pinned versions, and are fetched
+//! once. Programs come from the system's packages where this user may install some. What cannot be
+//! had is missing: said aloud and left out on a developer's machine, an error where `CI=true`.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -30,10 +30,18 @@ pub(crate) struct Toolbox {
     /// The interpreter of the virtual environment with the Python clients.
     pub(crate) python: Option<PathBuf>,
     pub(crate) java: Option<Java>,
+    pub(crate) node: Option<Node>,
     /// `key<TAB>value` lines, at least 200,000 of them.
     pub(crate) corpus: PathBuf,
     /// Why something is missing, one sentence each.
     pub(crate) missing: Vec<String>,
+}
+
+/// Node.js, and the client for it.
+pub(crate) struct Node {
+    pub(crate) program: PathBuf,
+    /// The folder with kafkajs.
+    pub(crate) modules: PathBuf,
 }
 
 impl Toolbox {
@@ -48,10 +56,11 @@ impl Toolbox {
         let kcat = program("kcat", &["kcat"]).inspect_err(|error| optional("kcat", error)).ok();
         let python = python(project).inspect_err(|error| optional("Python", error)).ok();
         let java = java(project).inspect_err(|error| optional("Java", error)).ok();
+        let node = node(project).inspect_err(|error| optional("Node.js", error)).ok();
         if Project::is_ci() && !missing.is_empty() {
             bail!("CI needs every client: {}", missing.join("; "));
         }
-        Ok(Self { kcat, python, java, corpus: corpus(project)?, missing })
+        Ok(Self { kcat, python, java, node, corpus: corpus(project)?, missing })
     }
 
     pub(crate) fn python(&self) -> Result<&Path> {
@@ -60,7 +69,7 @@ impl Toolbox {
 }
 
 /// A program on the path, installed from the system's packages when it is not there.
-fn program(name: &str, packages: &[&str]) -> Result<PathBuf> {
+pub(crate) fn program(name: &str, packages: &[&str]) -> Result<PathBuf> {
     if let Some(found) = find(name) {
         return Ok(found);
     }
@@ -69,7 +78,7 @@ fn program(name: &str, packages: &[&str]) -> Result<PathBuf> {
 }
 
 /// `apt-get install`, as root or through a sudo that asks nothing.
-fn install(packages: &[&str]) -> Result<()> {
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let apt = find("apt-get").with_context(|| {
         let wanted = packages.join(" ");
         format!("there is no apt-get here: install {wanted} with this system's packages")
@@ -102,7 +111,7 @@ fn install(packages: &[&str]) -> Result<()> {
 }
 
 /// Whether `folder` was filled from exactly this `recipe`. If not, it is emptied.
-fn is_current(folder: &Path, recipe: &[u8]) -> Result<bool> {
+pub(crate) fn is_current(folder: &Path, recipe: &[u8]) -> Result<bool> {
     if fs::read(folder.join("recipe")).is_ok_and(|filled| filled == recipe) {
         return Ok(true);
     }
@@ -113,23 +122,41 @@ fn is_current(folder: &Path, recipe: &[u8]) -> Result<bool> {
     Ok(false)
 }
 
-fn set_current(folder: &Path, recipe: &[u8]) -> Result<()> {
+pub(crate) fn set_current(folder: &Path, recipe: &[u8]) -> Result<()> {
     fs::write(folder.join("recipe"), recipe).context("marking a folder as filled")
 }
 
-fn python(project: &Project) -> Result<PathBuf> {
+/// The browser that the console is looked at with.
+pub(crate) fn chromium() -> Result<PathBuf> {
+    if let Some(found) = ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(find) {
+        return Ok(found);
+    }
+    program("chromium", &["chromium"])
+}
+
+/// The interpreter of a virtual environment with what the tests need.
+pub(crate) fn python(project: &Project) -> Result<PathBuf> {
     let requirements = project.clients().join("requirements.txt");
-    let recipe = fs::read(&requirements)?;
-    let folder = project.state().join("venv");
+    virtual_environment(project, &requirements, &project.state().join("venv"), "the Python clients")
+}
+
+/// The interpreter of a virtual environment in `folder` with the packages that a file names.
+pub(crate) fn virtual_environment(
+    project: &Project,
+    requirements: &Path,
+    folder: &Path,
+    what: &str,
+) -> Result<PathBuf> {
+    let recipe = fs::read(requirements)?;
     let python = folder.join("bin/python");
-    if is_current(&folder, &recipe)? {
+    if is_current(folder, &recipe)? {
         return Ok(python);
     }
     let system = program("python3", &["python3", "python3-venv"])?;
-    println!("fetching the Python clients");
+    println!("fetching {what}");
     let venv = || {
         let mut command = Command::new(&system);
-        command.args(["-m", "venv", "--clear"]).arg(&folder);
+        command.args(["-m", "venv", "--clear"]).arg(folder);
         process::run(command, &project.logs().join("venv.log"), FETCH_LIMIT)
     };
     // Debian keeps the module in a package of its own.
@@ -140,10 +167,27 @@ fn python(project: &Project) -> Result<PathBuf> {
     let mut pip = Command::new(&python);
     pip.args(["-m", "pip", "install", "--no-input", "--only-binary", ":all:"])
         .arg("--requirement")
-        .arg(&requirements);
+        .arg(requirements);
     process::run(pip, &project.logs().join("pip.log"), FETCH_LIMIT)?;
-    set_current(&folder, &recipe)?;
+    set_current(folder, &recipe)?;
     Ok(python)
+}
+
+/// Node.js, and kafkajs from its package.
+fn node(project: &Project) -> Result<Node> {
+    let node = program("node", &["nodejs"])?;
+    let recipe = fs::read(project.clients().join("kafkajs/package.json"))?;
+    let folder = project.state().join("npm");
+    let modules = folder.join("node_modules");
+    if !is_current(&folder, &recipe)? {
+        println!("fetching the JavaScript client");
+        fs::write(folder.join("package.json"), &recipe)?;
+        let mut npm = Command::new(program("npm", &["npm"])?);
+        npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(&folder);
+        process::run(npm, &project.logs().join("npm.log"), FETCH_LIMIT)?;
+        set_current(&folder, &recipe)?;
+    }
+    Ok(Node { program: node, modules })
 }
 
 /// Kafka's jars and a JDK to run them.

@@ -8,15 +8,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::broker::{BrokerKind, Durability};
+use crate::console::Checked;
 use crate::process::{self, find, run_visibly};
 use crate::project::Project;
+use crate::rebalance::{self, Protocol};
 use crate::setup::Toolbox;
-use crate::{crash, direction, histograms, load, matrix, soak};
+use crate::{console, crash, direction, histograms, load, matrix, soak};
 
-const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
+const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
 const SIMULATION_SEEDS: &str = "2000";
 /// Per durability mode and number of shards: 50 for each mode.
 const KILLS: u32 = 25;
+/// For each protocol; `cargo xtask rebalance` takes longer.
+const REBALANCE_SECONDS: u64 = 30;
 
 /// What cargo-deny says when it cannot fetch what it compares with.
 const ADVISORIES_UNREACHABLE: &str = "failed to fetch advisory database";
@@ -84,6 +88,7 @@ const STEPS: &[Step] = &[
     },
     Step { name: "clients-1", about: "real clients against one shard", run: |project| clients(project, 1) },
     Step { name: "clients-4", about: "real clients against four shards", run: |project| clients(project, 4) },
+    Step { name: "console", about: "the console in a headless Chromium", run: console },
     Step {
         name: "kill-fsync",
         about: "kill -9 under load, acknowledged after the sync, one and four shards",
@@ -93,6 +98,11 @@ const STEPS: &[Step] = &[
         name: "kill-write",
         about: "kill -9 under load, acknowledged after the write, one and four shards",
         run: |project| kills(project, Durability::Write),
+    },
+    Step {
+        name: "rebalance",
+        about: "a group of twenty processes that come, go, pause and die, in both protocols",
+        run: rebalances,
     },
     Step {
         name: "soak",
@@ -220,12 +230,30 @@ fn clients(project: &Project, shards: usize) -> Result<Outcome> {
     matrix::run(project, &tools, &kind, shards, &[]).map(Outcome::Passed)
 }
 
+fn console(project: &Project) -> Result<Outcome> {
+    console::check(project).map(|checked| match checked {
+        Checked::Passed(report) => Outcome::Passed(report),
+        Checked::Skipped(reason) => Outcome::Skipped(reason),
+    })
+}
+
 fn histograms(project: &Project) -> Result<Outcome> {
     let tools = Toolbox::prepare(project)?;
     match &tools.java {
         Some(java) => histograms::check(project, java).map(Outcome::Passed),
         None => Ok(Outcome::Skipped(tools.missing.join("; "))),
     }
+}
+
+fn rebalances(project: &Project) -> Result<Outcome> {
+    let tools = Toolbox::prepare(project)?;
+    let kind = BrokerKind::corelog(project)?;
+    let mut reports = Vec::new();
+    for (protocol, shards) in Protocol::ALL.into_iter().zip([1, 4]) {
+        let seed = fastrand::u64(..);
+        reports.push(rebalance::play(project, &tools, &kind, protocol, REBALANCE_SECONDS, shards, seed)?);
+    }
+    Ok(Outcome::Passed(reports.join("; ")))
 }
 
 fn kills(project: &Project, durability: Durability) -> Result<Outcome> {

@@ -12,7 +12,7 @@ use glommio::io::{DmaFile, OpenOptions};
 
 use super::Shard;
 use super::probe::Probe;
-use crate::fs::{AlignedBuf, BLOCK_BYTES, DirEntry, OpenMode};
+use crate::fs::{AlignedBuf, BLOCK_BYTES, DirEntry, OpenMode, Space};
 use crate::oneshot::Slot;
 
 /// Permissions of new files, before the umask.
@@ -191,6 +191,15 @@ pub(crate) async fn sync_dir(shard: &Rc<Shard>, path: PathBuf) -> io::Result<()>
 
 pub(crate) async fn exists(_: &Rc<Shard>, path: PathBuf) -> io::Result<bool> {
     blocking(move || std::fs::exists(path)).await
+}
+
+pub(crate) async fn space(_: &Rc<Shard>, path: PathBuf) -> io::Result<Space> {
+    blocking(move || {
+        let stat = nix::sys::statvfs::statvfs(&path)?;
+        let bytes = |fragments: nix::libc::fsblkcnt_t| fragments.saturating_mul(stat.fragment_size());
+        Ok(Space { total_bytes: bytes(stat.blocks()), usable_bytes: bytes(stat.blocks_available()) })
+    })
+    .await
 }
 
 pub(crate) async fn list_dir(_: &Rc<Shard>, path: PathBuf) -> io::Result<Vec<DirEntry>> {

@@ -34,8 +34,8 @@ const CLASSES: [Class; 4] = [Class::Journal, Class::Serve, Class::Read, Class::B
 /// A journal write waits behind the bytes of other classes and not behind a number of reads and writes:
 /// a few large ones may be in flight, or many small ones.
 const UNIT_BYTES: usize = 64 << 10;
-/// Of cold reads 512 KiB, see ADR 7.
-const READ_UNITS: usize = 8;
+/// Of cold reads 256 KiB, see ADR 7.
+const READ_UNITS: usize = 4;
 const BACKGROUND_UNITS: usize = 64;
 
 /// What one executor thread knows of itself.

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use super::watch::{Pulse, Watch};
 use super::{Shard, check, signals, task};
+use crate::alloc;
 use crate::ctx::{self, Current};
 use crate::error::StartError;
 use crate::mesh::{self, Mesh, RealEnd};
@@ -117,6 +118,7 @@ where
     E: Display + 'static,
 {
     SHARD_OF_THREAD.set(Some(shard));
+    alloc::keep_freed(alloc::KEPT_BYTES_MAX);
     if let Err(source) = signals::keep_off_this_thread() {
         plan.stop.raise();
         return Err(StartError::Thread { shard, source });

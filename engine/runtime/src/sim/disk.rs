@@ -10,7 +10,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 
 use super::inode::{Block, ChangeKind, FileRef, Inode};
-use crate::fs::{BLOCK_BYTES, DirEntry};
+use crate::fs::{BLOCK_BYTES, DirEntry, Space};
 
 type DirRef = Rc<RefCell<Dir>>;
 
@@ -19,6 +19,9 @@ enum Entry {
     File(FileRef),
     Dir(DirRef),
 }
+
+/// What a disk without a limit says that it holds: 1 TiB.
+const UNLIMITED_BLOCKS: u64 = 1 << 28;
 
 /// A directory as it is seen, and as a power loss would leave it.
 #[derive(Default)]
@@ -243,6 +246,14 @@ impl Disk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    pub(super) fn space(&self, path: &Path) -> io::Result<Space> {
+        self.find(path)?;
+        let total = self.capacity_blocks.unwrap_or(UNLIMITED_BLOCKS);
+        let usable = total.saturating_sub(self.used_blocks.get());
+        let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
+        Ok(Space { total_bytes: bytes(total), usable_bytes: bytes(usable) })
     }
 
     pub(super) fn create_dir_all(&mut self, path: &Path) -> io::Result<()> {

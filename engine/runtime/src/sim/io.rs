@@ -16,7 +16,7 @@ use super::disk::{Disk, FaultOn};
 use super::exec::Core;
 use super::inode::{FileRef, to_blocks};
 use super::node::Node;
-use crate::fs::{AlignedBuf, BLOCK_BYTES, DirEntry, OpenMode};
+use crate::fs::{AlignedBuf, BLOCK_BYTES, DirEntry, OpenMode, Space};
 use crate::oneshot::Slot;
 
 /// One operation in so many is slow.
@@ -225,6 +225,10 @@ impl Place {
 
     pub(crate) async fn exists(&self, path: PathBuf) -> io::Result<bool> {
         self.volume().directory(&path.clone(), move |disk| disk.exists(&path)).await
+    }
+
+    pub(crate) async fn space(&self, path: PathBuf) -> io::Result<Space> {
+        self.volume().directory(&path.clone(), move |disk| disk.space(&path)).await
     }
 
     pub(crate) async fn sync_dir(&self, path: PathBuf) -> io::Result<()> {

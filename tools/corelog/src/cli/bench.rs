@@ -8,6 +8,7 @@ use corelog_bench::plan::{Acks, Arrivals, Keys, Plan, Rate, Size};
 use corelog_net::client::producer::Codec;
 
 use super::bench_compare::BenchCompare;
+use super::bench_groups::BenchGroups;
 use super::bench_machine::BenchMachine;
 use super::{BenchSink, units};
 
@@ -43,14 +44,15 @@ pub(crate) struct Bench {
 pub(crate) enum BenchCommand {
     /// The journal's commit time, alone and beside the write-behind of many segments.
     Journal(BenchJournal),
+    Groups(BenchGroups),
     Sink(BenchSink),
     Compare(BenchCompare),
     Machine(BenchMachine),
 }
 
-/// Which load, where, and what becomes of the results.
+/// Which broker is driven, from where.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct BenchRun {
+pub(crate) struct BenchPlace {
     /// Brokers to drive, as host:port, separated by commas. Without it a node is started as a child
     /// process, and stopped at the end.
     #[arg(long, value_name = "ADDR", help_heading = "Where")]
@@ -76,6 +78,13 @@ pub(crate) struct BenchRun {
     /// Process of the broker on this machine, whose CPU and memory are measured too.
     #[arg(long, value_name = "PID", requires = "bootstrap", help_heading = "Where")]
     pub(crate) server_pid: Option<u32>,
+}
+
+/// Which load, where, and what becomes of the results.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchRun {
+    #[command(flatten)]
+    pub(crate) place: BenchPlace,
     /// An existing topic to use, and to leave alone at the end; its earlier records are not read.
     #[arg(long, value_name = "NAME", help_heading = "Where")]
     pub(crate) topic: Option<String>,

@@ -116,9 +116,7 @@ fn table(recordings: &[Recording], unit: Unit) -> comfy_table::Table {
     let mut table = out::table([""; COLUMNS]);
     // Not through `out::table`: in capitals, µs would be ΜS.
     table.set_header(header);
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(comfy_table::CellAlignment::Right);
-    }
+    out::align_right(&mut table, 2..);
     let cell = |ns: f64| in_digits(ns / f64::from(unit.ns()));
     for it in recordings {
         let summary = Summary::of_recording(it);

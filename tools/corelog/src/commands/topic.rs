@@ -1,13 +1,14 @@
 //! `corelog topic …`
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::Result;
-use comfy_table::CellAlignment;
 use corelog_net::client::admin::{
     ConfigEntry, ConfigSource, ConfigTarget, ListedOffset, OffsetSpec, TopicSpec,
 };
+use corelog_net::client::configs::ConfigChange;
 use corelog_net::client::consumer::IsolationLevel;
 use corelog_net::client::metadata::Topic as TopicMetadata;
 use corelog_net::client::{Admin, Client, ClientError};
@@ -15,7 +16,9 @@ use corelog_protocol::error::ErrorCode;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::cli::{Topic, TopicCreate, TopicDelete, TopicDescribe, TopicList};
+use super::config::source;
+use super::{config, confirm};
+use crate::cli::{Topic, TopicAddPartitions, TopicAlter, TopicCreate, TopicDelete, TopicDescribe, TopicList};
 use crate::client_run::{OnSignal, with_client};
 use crate::out::{self, Format, print_json, print_text};
 
@@ -33,6 +36,23 @@ pub(crate) fn run(command: Topic, format: Format) -> Result<ExitCode> {
         Topic::Describe(TopicDescribe { name, all_configs, connect }) => {
             with_client(connect, OnSignal::Ends, move |client| {
                 describe(client, name.clone(), all_configs, format)
+            })
+        }
+        Topic::Trim(arguments) => with_client(arguments.connect.clone(), OnSignal::Ends, move |client| {
+            super::trim::run(client, arguments.clone(), format)
+        }),
+        Topic::Alter(TopicAlter { name, set, unset, care, connect }) => {
+            let set = set.into_iter().map(|(name, value)| (name, ConfigChange::Set(value)));
+            let changes: Vec<_> =
+                set.chain(unset.into_iter().map(|name| (name, ConfigChange::Unset))).collect();
+            let target = ConfigTarget::Topic(name);
+            with_client(connect, OnSignal::Ends, move |client| {
+                config::alter(client, target.clone(), changes.clone(), care.clone(), format)
+            })
+        }
+        Topic::AddPartitions(arguments) => {
+            with_client(arguments.connect.clone(), OnSignal::Ends, move |client| {
+                add_partitions(client, arguments.clone(), format)
             })
         }
         Topic::Delete(TopicDelete { names, if_exists, connect }) => {
@@ -110,7 +130,7 @@ async fn list(client: Client, internal: bool, format: Format) -> Result<ExitCode
             for row in rows {
                 table.add_row([row.name, row.partitions.to_string(), row.replication_factor.to_string()]);
             }
-            align_right(&mut table, 1..3);
+            out::align_right(&mut table, 1..3);
             print_text(&out::render(&table))?;
         }
     }
@@ -134,10 +154,15 @@ async fn describe(client: Client, name: String, all_configs: bool, format: Forma
         Err(ClientError::Unsupported { .. }) => Vec::new(),
         Err(error) => return Err(error.into()),
     };
+    let sizes = match admin.partition_sizes(&topic).await {
+        Ok(sizes) => sizes,
+        Err(ClientError::Unsupported { .. }) => BTreeMap::new(),
+        Err(error) => return Err(error.into()),
+    };
     let shown =
         configs.iter().filter(|it| all_configs || it.source == ConfigSource::Topic || it.name == DURABILITY);
     let shown: Vec<&ConfigEntry> = shown.collect();
-    let partitions = describe_partitions(&topic, &first, &end);
+    let partitions = describe_partitions(&topic, &first, &end, &sizes);
     match format {
         Format::Json => print_json(&json!({
             "name": topic.name.as_ref(),
@@ -161,6 +186,8 @@ struct PartitionRow {
     isr: Vec<i32>,
     log_start_offset: Option<i64>,
     log_end_offset: Option<i64>,
+    /// Bytes of its records on disk, at its leader.
+    size_bytes: Option<u64>,
 }
 
 /// `first` and `end` are those of the partitions that have a leader.
@@ -168,6 +195,7 @@ fn describe_partitions(
     topic: &TopicMetadata,
     first: &[ListedOffset],
     end: &[ListedOffset],
+    sizes: &BTreeMap<i32, u64>,
 ) -> Vec<PartitionRow> {
     let mut offsets = first.iter().zip(end);
     let rows = topic.partitions.iter().map(|it| {
@@ -180,6 +208,7 @@ fn describe_partitions(
             isr: it.isr.clone(),
             log_start_offset: found.and_then(|(first, _)| first.offset),
             log_end_offset: found.and_then(|(_, end)| end.offset),
+            size_bytes: sizes.get(&it.id).copied(),
         }
     });
     rows.collect()
@@ -188,8 +217,16 @@ fn describe_partitions(
 fn describe_text(topic: &TopicMetadata, partitions: &[PartitionRow], configs: &[&ConfigEntry]) -> String {
     let optional = |number: Option<i64>| number.map_or("-".to_owned(), |it| it.to_string());
     let list = |ids: &[i32]| ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
-    let mut table =
-        out::table(["partition", "leader", "epoch", "replicas", "isr", "first offset", "end offset"]);
+    let mut table = out::table([
+        "partition",
+        "leader",
+        "epoch",
+        "replicas",
+        "isr",
+        "first offset",
+        "end offset",
+        "bytes",
+    ]);
     for it in partitions {
         table.add_row([
             it.partition.to_string(),
@@ -199,18 +236,17 @@ fn describe_text(topic: &TopicMetadata, partitions: &[PartitionRow], configs: &[
             list(&it.isr),
             optional(it.log_start_offset),
             optional(it.log_end_offset),
+            it.size_bytes.map_or("-".to_owned(), out::grouped),
         ]);
     }
-    align_right(&mut table, 0..3);
-    align_right(&mut table, 5..7);
+    out::align_right(&mut table, 0..3);
+    out::align_right(&mut table, 5..8);
     let mut text = format!("topic {}\nid    {}\n", topic.name, topic.id);
     for config in configs {
         let value = config.value.as_deref().unwrap_or("(secret)");
         let note = match config.source {
-            ConfigSource::Topic => "",
-            ConfigSource::Broker => "  (node's setting)",
-            ConfigSource::Default => "  (default)",
-            ConfigSource::Other(_) => "",
+            ConfigSource::Topic => String::new(),
+            other => format!("  ({})", source(other)),
         };
         text.push_str(&format!("{} = {value}{note}\n", config.name));
     }
@@ -219,12 +255,36 @@ fn describe_text(topic: &TopicMetadata, partitions: &[PartitionRow], configs: &[
     text
 }
 
-fn align_right(table: &mut comfy_table::Table, columns: std::ops::Range<usize>) {
-    for at in columns {
-        if let Some(column) = table.column_mut(at) {
-            column.set_cell_alignment(CellAlignment::Right);
+async fn add_partitions(client: Client, arguments: TopicAddPartitions, format: Format) -> Result<ExitCode> {
+    let TopicAddPartitions { name, to, add, care, .. } = arguments;
+    let admin = Admin::new(client);
+    let present = i32::try_from(admin.describe_topic(&name).await?.partitions.len())?;
+    let count = match (to, add) {
+        (Some(to), _) => to,
+        (None, add) => present.saturating_add(add.unwrap_or(1)),
+    };
+    // First whether it could be done at all: nobody is asked in vain.
+    admin.create_partitions(&name, count, true).await?;
+    if !care.dry_run {
+        let what = format!("topic {name} with {count} partitions instead of {present}");
+        let question = format!("{what}: keys go to other partitions, and there is no way back; go on?");
+        if !care.yes && !confirm::ask(question, &format!("{what} cannot be undone")).await? {
+            eprintln!("nothing was changed");
+            return Ok(ExitCode::FAILURE);
         }
+        admin.create_partitions(&name, count, false).await?;
     }
+    match format {
+        Format::Text if care.dry_run => print_text(&format!("topic {name} could have {count} partitions\n"))?,
+        Format::Text => print_text(&format!("topic {name} has {count} partitions now\n"))?,
+        Format::Json => print_json(&json!({
+            "name": name,
+            "changed": !care.dry_run,
+            "partitions_before": present,
+            "partitions": count,
+        }))?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn delete(client: Client, names: Vec<String>, if_exists: bool, format: Format) -> Result<ExitCode> {

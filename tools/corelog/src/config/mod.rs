@@ -28,8 +28,10 @@ pub(crate) struct Config {
     pub(crate) http: Http,
     pub(crate) network: Network,
     pub(crate) topics: Topics,
+    pub(crate) groups: Groups,
     pub(crate) journal: Journal,
     pub(crate) segments: Segments,
+    pub(crate) retention: Retention,
     pub(crate) memory: Memory,
     pub(crate) log: Log,
     pub(crate) listener: Vec<Listener>,
@@ -63,9 +65,10 @@ macro_rules! section {
 }
 
 section! {
-    /// `/healthz` and `/metrics`.
+    /// `/healthz`, `/metrics` and the console.
     Http {
         bind: String = "127.0.0.1:9644".to_owned(),
+        console: bool = true,
     }
 }
 
@@ -90,6 +93,33 @@ section! {
 }
 
 section! {
+    /// Consumer groups and their offsets.
+    Groups {
+        offsets_topic_partitions: i32 = 50,
+        offsets_retention_minutes: u32 = 7 * 24 * 60,
+        offset_metadata_max_bytes: usize = 4096,
+        initial_rebalance_delay_ms: u32 = 3000,
+        min_session_timeout_ms: i32 = 6000,
+        max_session_timeout_ms: i32 = 1_800_000,
+        max_size: u32 = MAX_SIZE_NONE,
+        consumer_session_timeout_ms: u32 = 45_000,
+        consumer_heartbeat_interval_ms: i32 = 5000,
+        consumer_max_size: u32 = MAX_SIZE_NONE,
+        consumer_migration: Migration = Migration::Bidirectional,
+    }
+}
+
+/// `groups.consumer_migration`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Migration {
+    Bidirectional,
+    Upgrade,
+    Downgrade,
+    Disabled,
+}
+
+section! {
     /// Each shard's journal.
     Journal {
         file_bytes: u64 = 64 << 20,
@@ -104,6 +134,13 @@ section! {
     Segments {
         segment_bytes: u64 = 1 << 30,
         segment_ms: u64 = 7 * 24 * 3_600_000,
+    }
+}
+
+section! {
+    /// Deleting what is too old or too much.
+    Retention {
+        check_interval_ms: u64 = 300_000,
     }
 }
 
@@ -139,8 +176,10 @@ impl Default for Config {
             http: Http::default(),
             network: Network::default(),
             topics: Topics::default(),
+            groups: Groups::default(),
             journal: Journal::default(),
             segments: Segments::default(),
+            retention: Retention::default(),
             memory: Memory::default(),
             log: Log::default(),
             listener: vec![Listener::main()],
@@ -161,6 +200,10 @@ const SEGMENT_BYTES_MIN: u64 = 1 << 16;
 const SEGMENT_BYTES_MAX: u64 = (1 << 31) - 1;
 /// Direct writes are multiples of this.
 const BLOCK_BYTES: u64 = 4096;
+/// Kafka's way to say that a group may have any number of members.
+const MAX_SIZE_NONE: u32 = i32::MAX.unsigned_abs();
+/// A record of the offsets topic can hold no more.
+const OFFSET_METADATA_BYTES_MAX: usize = 32_767;
 /// More partitions than this are surely a mistake.
 const DEFAULT_PARTITIONS_MAX: i32 = 10_000;
 
@@ -282,6 +325,7 @@ impl Config {
             (1..=DEFAULT_PARTITIONS_MAX).contains(&partitions),
             "topics.default_partitions is {partitions}: from 1 to {DEFAULT_PARTITIONS_MAX} are possible"
         );
+        self.check_groups()?;
         let journal = &self.journal;
         for (key, bytes) in
             [("file_bytes", journal.file_bytes), ("first_file_bytes", journal.first_file_bytes)]
@@ -304,7 +348,40 @@ impl Config {
              {SEGMENT_BYTES_MAX} are possible"
         );
         ensure!(journal.flush_interval_ms > 0, "journal.flush_interval_ms must not be 0");
+        ensure!(self.retention.check_interval_ms > 0, "retention.check_interval_ms must not be 0");
         ensure!(self.network.max_connections > 0, "network.max_connections must not be 0");
+        Ok(())
+    }
+
+    fn check_groups(&self) -> Result<()> {
+        let groups = &self.groups;
+        let partitions = groups.offsets_topic_partitions;
+        ensure!(
+            (1..=DEFAULT_PARTITIONS_MAX).contains(&partitions),
+            "groups.offsets_topic_partitions is {partitions}: from 1 to {DEFAULT_PARTITIONS_MAX} are possible"
+        );
+        let metadata = groups.offset_metadata_max_bytes;
+        ensure!(
+            metadata <= OFFSET_METADATA_BYTES_MAX,
+            "groups.offset_metadata_max_bytes is {metadata}: at most {OFFSET_METADATA_BYTES_MAX}"
+        );
+        ensure!(groups.offsets_retention_minutes > 0, "groups.offsets_retention_minutes must not be 0");
+        let (min, max) = (groups.min_session_timeout_ms, groups.max_session_timeout_ms);
+        ensure!(min > 0, "groups.min_session_timeout_ms is {min}: it must be above 0");
+        ensure!(
+            min <= max,
+            "groups.min_session_timeout_ms is {min}, which is above max_session_timeout_ms, {max}"
+        );
+        for (key, size) in [("max_size", groups.max_size), ("consumer_max_size", groups.consumer_max_size)] {
+            ensure!(size > 0, "groups.{key} must not be 0");
+        }
+        let (interval, timeout) = (groups.consumer_heartbeat_interval_ms, groups.consumer_session_timeout_ms);
+        ensure!(interval > 0, "groups.consumer_heartbeat_interval_ms is {interval}: it must be above 0");
+        ensure!(
+            interval.unsigned_abs() < timeout,
+            "groups.consumer_heartbeat_interval_ms is {interval}: it must be below \
+             consumer_session_timeout_ms, {timeout}"
+        );
         Ok(())
     }
 

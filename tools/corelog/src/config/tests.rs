@@ -38,7 +38,7 @@ fn the_printed_configuration_gives_the_same_again() {
     });
     let printed = config.to_commented_toml();
     assert_eq!(Config::from_toml(&printed).unwrap(), config, "{printed}");
-    assert!(printed.contains("\n\n# /healthz and /metrics.\n[http]"), "{printed}");
+    assert!(printed.contains("\n\n# /healthz, /metrics and the console.\n[http]"), "{printed}");
 }
 
 #[test]
@@ -120,6 +120,10 @@ fn impossible_values_are_refused() {
         ("cores = \"0,0\"", "twice"),
         ("node_id = -1", "node_id"),
         ("[topics]\ndefault_partitions = 0", "default_partitions"),
+        ("[groups]\nmin_session_timeout_ms = 9\nmax_session_timeout_ms = 8", "groups.min_session_timeout_ms"),
+        ("[groups]\noffset_metadata_max_bytes = 40000", "groups.offset_metadata_max_bytes"),
+        ("[groups]\nconsumer_heartbeat_interval_ms = 45000", "groups.consumer_heartbeat_interval_ms"),
+        ("[groups]\nconsumer_migration = \"sideways\"", "sideways"),
         ("[http]\nbind = \"9644\"", "http.bind"),
         ("[[listener]]\nname = \"a\"\nbind = \"h:1\"", "'a'"),
     ] {

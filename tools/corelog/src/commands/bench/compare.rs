@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use comfy_table::CellAlignment;
 use corelog_bench::result::compare::{Comparison, RUNS_MIN, Row, Side, Verdict, compare, load};
 
 use crate::cli::BenchCompare;
@@ -40,9 +39,7 @@ fn text(comparison: &Comparison) -> String {
             verdict(row).to_owned(),
         ]);
     }
-    for column in table.column_iter_mut().skip(2).take(4) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    out::align_right(&mut table, 2..6);
     text.push_str(&out::render(&table));
     text.push('\n');
     if comparison.rows.iter().any(|row| row.interval.is_none()) {

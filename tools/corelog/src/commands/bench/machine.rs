@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use comfy_table::CellAlignment;
 use corelog_bench::cores::{conflict, pick_cores};
 use corelog_bench::machine::{
     self, Ask, Cell, FORMAT, Limits, MachineProbe, Parts, Pattern, ProbeDir, Progress, is_interruption,
@@ -166,9 +165,7 @@ fn text(limits: &Limits) -> String {
             format!("{:.0}", cell.max_us),
         ]);
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    out::align_right(&mut table, 1..);
     text.push_str(&out::render(&table));
     text.push_str(&summary(&limits.cells));
     text

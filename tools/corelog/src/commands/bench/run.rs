@@ -15,21 +15,22 @@ use corelog_bench::result::report::Run;
 use corelog_bench::suite::{self, SuiteOptions, Target, Watch};
 
 use super::summary;
-use crate::cli::{self, BenchRun};
+use crate::cli::{self, BenchPlace, BenchRun};
 use crate::config::parse_cores;
 use crate::out::{self, Format};
 
 /// What `corelog bench` does when nothing is asked for.
 const DEFAULT_SCENARIO: &str = include_str!("../../../../../bench/scenarios/default.toml");
 /// Without a terminal, how it goes is said this often.
-const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Exit code of a run that SIGINT or SIGTERM ended.
-const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
 
 pub(crate) fn run(arguments: &BenchRun, format: Format) -> Result<ExitCode> {
     let scenario = scenario(arguments)?;
-    let options = options(arguments)?;
+    let topic = arguments.topic.is_some();
+    let options = options(&arguments.place, arguments.out.as_deref(), topic)?;
     let mut watch = Live::new(arguments.quiet, format);
     let outcome = suite::run(&scenario, &options, &mut watch)?;
     watch.clear();
@@ -78,7 +79,12 @@ fn plain(arguments: &BenchRun) -> Scenario {
     Scenario { name: "plain".to_owned(), about: String::new(), plan, sweep, steps }
 }
 
-fn options(arguments: &BenchRun) -> Result<SuiteOptions> {
+/// Which broker is driven, from where, and where files go.
+pub(super) fn options(
+    place: &BenchPlace,
+    out: Option<&Path>,
+    uses_existing_topics: bool,
+) -> Result<SuiteOptions> {
     let allowed = corelog_bench::result::machine::allowed_cores().context("this process's cores")?;
     let (for_node, for_us) = node::pick_cores(&allowed);
     let listed = |flag: &Option<String>, otherwise: &[usize]| -> Result<Vec<usize>> {
@@ -89,20 +95,18 @@ fn options(arguments: &BenchRun) -> Result<SuiteOptions> {
             None => Ok(cores),
         }
     };
-    let cores = listed(&arguments.cores, &for_us)?;
-    let target = match &arguments.bootstrap {
-        Some(bootstrap) => Target::Running {
-            bootstrap: bootstrap.clone(),
-            pid: arguments.server_pid,
-            uses_existing_topics: arguments.topic.is_some(),
-        },
+    let cores = listed(&place.cores, &for_us)?;
+    let target = match &place.bootstrap {
+        Some(bootstrap) => {
+            Target::Running { bootstrap: bootstrap.clone(), pid: place.server_pid, uses_existing_topics }
+        }
         None => {
-            ensure!(arguments.topic.is_none(), "--topic names a topic of a broker: it needs --bootstrap");
-            let mut spec = NodeSpec::new(listed(&arguments.node_cores, &for_node)?)?;
-            if let Some(dir) = &arguments.data_dir {
+            ensure!(!uses_existing_topics, "--topic names a topic of a broker: it needs --bootstrap");
+            let mut spec = NodeSpec::new(listed(&place.node_cores, &for_node)?)?;
+            if let Some(dir) = &place.data_dir {
                 spec.data_dir.clone_from(dir);
             }
-            spec.durability = match arguments.durability {
+            spec.durability = match place.durability {
                 cli::NodeDurability::Fsync => NodeDurability::Fsync,
                 cli::NodeDurability::Write => NodeDurability::Write,
             };
@@ -115,7 +119,7 @@ fn options(arguments: &BenchRun) -> Result<SuiteOptions> {
     Ok(SuiteOptions {
         target,
         cores,
-        out: arguments.out.clone().unwrap_or_else(suite::default_out),
+        out: out.map_or_else(suite::default_out, Path::to_path_buf),
         command: std::env::args()
             .enumerate()
             .map(|(at, argument)| if at == 0 { program_name(&argument) } else { argument })

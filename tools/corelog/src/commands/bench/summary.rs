@@ -121,7 +121,7 @@ fn largest(latency: &Latency) -> Option<f64> {
     (latency.samples > 0).then_some(latency.max_us)
 }
 
-fn label(metric: Metric) -> &'static str {
+pub(super) fn label(metric: Metric) -> &'static str {
     match metric {
         Metric::Response => "response",
         Metric::Service => "service time",
@@ -167,7 +167,7 @@ fn write_findings(text: &mut String, run: &Run) {
 }
 
 /// A time in the unit that suits it.
-fn time(us: Option<f64>) -> String {
+pub(super) fn time(us: Option<f64>) -> String {
     match us {
         None => "-".to_owned(),
         Some(us) if us < 1_000.0 => format!("{us:.0} µs"),
@@ -176,7 +176,7 @@ fn time(us: Option<f64>) -> String {
     }
 }
 
-fn rounded(value: f64) -> u64 {
+pub(super) fn rounded(value: f64) -> u64 {
     // Rates are not negative, and far below 2⁶⁴; a cast from a float saturates.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
     let whole = value.round() as u64;

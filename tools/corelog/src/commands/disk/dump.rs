@@ -200,9 +200,10 @@ impl<W: Write> Printer<W> {
         match PartitionState::decode(bytes) {
             Ok(it) => {
                 let at = &it.position;
+                let pending = it.swaps.pending.map(|it| (it.base, it.end));
                 let line = format!(
                     "state {}  log {}..{}  high watermark {}  in segments below {} (segment {}, {} bytes)  \
-                     {} producers{}",
+                     cleaned to {}  {} producers{}{}",
                     it.target,
                     it.log_start,
                     it.log_end,
@@ -210,7 +211,9 @@ impl<W: Write> Printer<W> {
                     at.next,
                     at.segment_base,
                     at.position_bytes,
+                    it.cleaned_to,
                     it.producers.iter().len(),
+                    pending.map(|(base, end)| format!("  replaces {base}..{end}")).unwrap_or_default(),
                     it.fault.as_ref().map(|it| format!("  FAULT: {it}")).unwrap_or_default()
                 );
                 let fields = json!({
@@ -218,6 +221,7 @@ impl<W: Write> Printer<W> {
                     "log_start": it.log_start, "log_end": it.log_end,
                     "high_watermark": it.high_watermark, "segment_base": at.segment_base,
                     "position_bytes": at.position_bytes, "batch_base": at.next,
+                    "cleaned_to": it.cleaned_to, "generation": it.swaps.generation, "replaces": pending,
                     "producers": it.producers.iter().len(), "fault": it.fault,
                 });
                 self.print(3, "state", &line, fields);
@@ -254,13 +258,20 @@ impl<W: Write> Printer<W> {
         let (line, fields) = match &segment.header {
             Ok(it) => (
                 format!(
-                    "segment {path}  {} bytes  {}  from offset {}  epoch {}",
-                    segment.len, it.target, it.base_offset, it.leader_epoch
+                    "segment {path}  {} bytes  {}  from offset {}  epoch {}{}",
+                    segment.len,
+                    it.target,
+                    it.base_offset,
+                    it.leader_epoch,
+                    it.replaces
+                        .map(|it| format!("  cleaned to {}, generation {}", it.end, it.generation))
+                        .unwrap_or_default()
                 ),
                 json!({
                     "path": path, "bytes": segment.len, "topic_id": it.target.topic.to_string(),
                     "partition": it.target.partition, "base_offset": it.base_offset,
                     "leader_epoch": it.leader_epoch, "created_ms": it.created_ms,
+                    "generation": it.replaces.map(|it| it.generation),
                 }),
             ),
             Err(error) => (

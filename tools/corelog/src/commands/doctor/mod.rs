@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use corelog_bench::result::machine::describe_machine;
+use corelog_runtime::alloc;
 use serde::Serialize;
 
 use crate::config::Config;
@@ -147,6 +148,7 @@ impl Needs {
             engine.shard.unflushed_bytes_max,
             config.network.request_memory_bytes,
             config.network.response_memory_bytes,
+            alloc::KEPT_BYTES_MAX,
         ];
         Ok(Self {
             shards: executors.shards,
@@ -251,7 +253,7 @@ mod tests {
         let of = |shards| Needs::of(&Config { shards, ..Config::default() }).unwrap();
         let (one, three) = (of(1), of(3));
         assert_eq!(one.journal_bytes, 5 * (64 << 20));
-        assert_eq!(one.memory_bytes, (64 + 128 + 128 + 64) << 20);
+        assert_eq!(one.memory_bytes, (64 + 128 + 128 + 64 + 32) << 20);
         assert_eq!((three.memory_bytes, three.journal_bytes), (3 * one.memory_bytes, 3 * one.journal_bytes));
         assert!(three.files > one.files && one.files > FILES_OF_PROCESS);
         assert_eq!(three.connections, one.connections);

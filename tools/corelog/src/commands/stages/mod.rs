@@ -47,9 +47,7 @@ fn to_text(rows: &[Row], interval: Duration) -> String {
             continue;
         }
         let mut table = out::table([heading, "shard", "rate/s", "mean", "p50", "p99"]);
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(comfy_table::CellAlignment::Right);
-        }
+        out::align_right(&mut table, 1..);
         for row in of_kind {
             let shard = row.shard.map_or_else(|| "all".to_owned(), |shard| shard.to_string());
             let mut cells = vec![row.name.clone(), shard, format!("{:.1}", row.rate_per_s)];
