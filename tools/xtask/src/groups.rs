@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread;
@@ -324,15 +325,18 @@ fn topic_bytes(kind: &BrokerKind, data: &Path) -> Result<u64> {
     Ok(bytes)
 }
 
-/// Blocks that are allocated to what is in a folder; none if it is not there.
-fn disk_bytes(folder: &Path) -> Result<u64> {
+/// Blocks that are allocated to what is in a folder; none for what is not there or goes meanwhile.
+pub(crate) fn disk_bytes(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
     if !folder.exists() {
         return Ok(0);
     }
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let metadata = entry.metadata()?;
+        let metadata = match entry.metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            metadata => metadata?,
+        };
         // POSIX counts blocks of 512 bytes, whatever the file system's are.
         bytes += if metadata.is_dir() { disk_bytes(&entry.path())? } else { metadata.blocks() * 512 };
     }
@@ -409,7 +413,7 @@ fn title_of(broker: &str) -> &str {
 }
 
 /// A median with its spread.
-fn cell(values: impl Iterator<Item = f64>, unit: &str) -> String {
+pub(crate) fn cell(values: impl Iterator<Item = f64>, unit: &str) -> String {
     match Spread::of(values) {
         None => "-".to_owned(),
         Some(Spread { median, min, max, .. }) => {

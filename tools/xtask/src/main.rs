@@ -7,6 +7,7 @@
 
 mod broker;
 mod client;
+mod compaction;
 mod conformance;
 mod console;
 mod crash;
@@ -107,6 +108,8 @@ enum Task {
     Speed(speed::Arguments),
     /// Hold a node's memory and its tail against 10,000 partitions, a backfill and slow consumers
     Pressure(pressure::Arguments),
+    /// Measure a tail while a topic beside it is compacted, and without
+    Compaction(compaction::Arguments),
     /// Let 1,000 consumer groups commit every second, and kill the broker under them
     Groups(groups::Arguments),
     /// Load a node for long while topics come and go, readers begin anywhere, and `kill -9` comes again
@@ -173,6 +176,7 @@ fn run(task: Task) -> Result<bool> {
         Task::Versus(arguments) => versus::run(&project, &arguments),
         Task::Speed(arguments) => speed::run(&project, &arguments),
         Task::Pressure(arguments) => pressure::run_all(&project, &arguments),
+        Task::Compaction(arguments) => compaction::run_all(&project, &arguments),
         Task::Groups(arguments) => groups::run(&project, &arguments),
         Task::Soak(arguments) => soak::run(&project, &arguments),
         Task::Rebalance(arguments) => rebalance::run(&project, &arguments),
