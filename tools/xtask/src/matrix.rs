@@ -22,6 +22,8 @@ const PAIR_PARTITIONS: usize = 2;
 /// Enough for several batches of each codec; the large file is read in full elsewhere.
 const PAIR_LINES: usize = 3_000;
 const BEHAVIOURS_LIMIT: Duration = Duration::from_secs(600);
+/// For tests in Rust, which may have to be built first.
+const RUST_LIMIT: Duration = Duration::from_secs(1800);
 const BEHAVIOUR_LIMIT_S: u32 = 60;
 const TOOL_LIMIT: Duration = Duration::from_secs(30);
 
@@ -69,6 +71,7 @@ pub(crate) fn run(
                     matrix.behaviours(),
                     matrix.behaviours_without_auto_create(kind, shards),
                     matrix.own_client(),
+                    matrix.rskafka(),
                 ]
             }
         };
@@ -419,8 +422,20 @@ impl<'a> Matrix<'a> {
             .env("CORELOG_TEST_BOOTSTRAP", &self.clients.bootstrap)
             .current_dir(self.project.root());
         let log = self.project.logs().join("own-client.log");
-        process::run(command, &log, BEHAVIOURS_LIMIT).context("our own client")?;
+        process::run(command, &log, RUST_LIMIT).context("our own client")?;
         Ok("our own client's tests".to_owned())
+    }
+
+    /// The tests of rskafka, in a package that is not in the workspace.
+    fn rskafka(&self) -> Result<String> {
+        let mut command = process::tethered("cargo");
+        command
+            .args(["test", "--locked", "--target-dir"])
+            .arg(self.project.state().join("rskafka"))
+            .env("CORELOG_TEST_BOOTSTRAP", &self.clients.bootstrap)
+            .current_dir(self.project.clients().join("rskafka"));
+        process::run(command, &self.project.logs().join("rskafka.log"), RUST_LIMIT).context("rskafka")?;
+        Ok("rskafka's tests".to_owned())
     }
 
     /// The tests of a broker that makes no topics automatically, on a broker that is set so.

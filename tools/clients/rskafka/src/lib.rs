@@ -1,0 +1,1 @@
+//! Only tests: see `tests/against_a_broker.rs`.
