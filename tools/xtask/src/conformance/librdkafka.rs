@@ -173,7 +173,7 @@ fn is_left_out(table: &str, test: &str) -> bool {
 }
 
 impl Runner for Librdkafka {
-    fn tests(&self) -> Result<Vec<String>> {
+    fn tests(&self, _kafka_version: &str) -> Result<Vec<String>> {
         let report = self.log.with_extension("json");
         process::run(self.runner("none", &report), &self.log, LIST_LIMIT)?;
         let source = fs::read_to_string(self.tests.join("test.c"))?;

@@ -187,13 +187,9 @@ impl<'a> Lab<'a> {
         }
     }
 
-    fn kafka_version(&self) -> &str {
-        self.java.kafka_version().unwrap_or("4.0.0")
-    }
-
     fn described(&self, subject: Subject) -> String {
         match subject {
-            Subject::Kafka => format!("Apache Kafka {}", self.kafka_version()),
+            Subject::Kafka => format!("Apache Kafka {}", self.java.kafka_version()),
             Subject::Corelog => format!("Corelog, {}", self.project.revision()),
         }
     }
@@ -213,7 +209,7 @@ impl<'a> Lab<'a> {
     /// Runs a suite against the brokers that are asked for, and keeps what came of each test at once where
     /// results are to be kept.
     fn run(&self, suite: Suite, runner: &dyn Runner, results: &mut Results) -> Result<()> {
-        let all = runner.tests()?;
+        let all = runner.tests(self.java.kafka_version())?;
         results.of(suite).keep(&all);
         if self.arguments.page {
             results.write(&Results::path(self.project))?;
@@ -334,7 +330,7 @@ impl Bed<'_> {
         let broker = self.broker.as_mut().context("a broker runs")?;
         let ground = Ground {
             bootstrap: broker.address(),
-            kafka_version: self.lab.kafka_version().to_owned(),
+            kafka_version: self.lab.java.kafka_version().to_owned(),
             kafka_path: self.lab.kafka_path.clone(),
             scratch: self.lab.project.scratch(),
         };
@@ -377,7 +373,6 @@ fn run_test(
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
     use std::process::Command;
 
     use super::*;
@@ -386,7 +381,7 @@ mod tests {
     struct Shell;
 
     impl Runner for Shell {
-        fn tests(&self) -> Result<Vec<String>> {
+        fn tests(&self, _kafka_version: &str) -> Result<Vec<String>> {
             Ok(Vec::new())
         }
 
@@ -404,12 +399,7 @@ mod tests {
     #[test]
     fn a_test_is_read_when_it_ends_and_killed_when_it_does_not() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let ground = Ground {
-            bootstrap: SocketAddr::from(([127, 0, 0, 1], 1)),
-            kafka_version: "4.0.0".to_owned(),
-            kafka_path: PathBuf::new(),
-            scratch: folder.path().to_path_buf(),
-        };
+        let ground = Ground::nowhere("4.0.0");
         let log = folder.path().join("log");
         let verdict = |test, limit| {
             run_test(&Shell, test, &ground, &log, Duration::from_millis(limit)).expect("it runs")
