@@ -36,12 +36,6 @@ const REASONS: &[Reason] = &[
         tests: &["test/integration/test_admin_integration.py::test_describe_metadata_quorum"],
         why: "DescribeQuorum comes with clusters of more than one node",
     },
-    Reason {
-        suites: &[Suite::KafkaPython],
-        tests: &["test/integration/test_consumer_integration.py::test_kafka_version_infer"],
-        why: "it takes the newest version of an API for the broker's version, and this node's are those of Kafka 4.0 \
-              (DescribeLogDirs 4 and not 5)",
-    },
     Reason { suites: &[Suite::RustRdkafka], tests: &["test_transactions::*"], why: TRANSACTIONS },
     Reason {
         suites: &[Suite::ConfluentKafkaPython],
