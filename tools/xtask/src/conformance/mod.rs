@@ -167,6 +167,8 @@ struct Lab<'a> {
     /// What looks like a distribution of it.
     kafka_path: PathBuf,
     logs: PathBuf,
+    /// Whoever changes the file of results holds it.
+    lock: File,
 }
 
 impl<'a> Lab<'a> {
@@ -177,7 +179,8 @@ impl<'a> Lab<'a> {
         }
         let logs = project.logs().join("conformance");
         let kafka_path = distribution::make(project, &java)?;
-        Ok(Self { project, arguments, java, kafka_path, logs })
+        let lock = File::create(source::home(project).join("results.lock"))?;
+        Ok(Self { project, arguments, java, kafka_path, logs, lock })
     }
 
     fn kind(&self, subject: Subject) -> Result<BrokerKind> {
@@ -210,10 +213,7 @@ impl<'a> Lab<'a> {
     /// results are to be kept.
     fn run(&self, suite: Suite, runner: &dyn Runner, results: &mut Results) -> Result<()> {
         let all = runner.tests(self.java.kafka_version())?;
-        results.of(suite).keep(&all);
-        if self.arguments.page {
-            results.write(&Results::path(self.project))?;
-        }
+        self.change(results, |results| results.of(suite).keep(&all))?;
         let wanted = &self.arguments.test;
         let tests: Vec<&String> = all
             .iter()
@@ -264,8 +264,7 @@ impl<'a> Lab<'a> {
 }
 
 impl Lab<'_> {
-    /// Takes in what came of a test: at once into the file where results are to be kept, together with
-    /// what another run may have kept there meanwhile.
+    /// Takes in what came of a test.
     fn keep(
         &self,
         suite: Suite,
@@ -274,15 +273,20 @@ impl Lab<'_> {
         verdict: Verdict,
         results: &mut Results,
     ) -> Result<()> {
-        let path = Results::path(self.project);
+        self.change(results, |results| {
+            let recorded = results.of(suite);
+            recorded.set(test, subject, verdict);
+            recorded.subjects.insert(subject, self.described(subject));
+        })
+    }
+
+    /// Changes the results: where they are to be kept, at once in their file, together with what other
+    /// runs keep there meanwhile.
+    fn change(&self, results: &mut Results, change: impl FnOnce(&mut Results)) -> Result<()> {
         if self.arguments.page {
-            *results = Results::read(&path)?;
-        }
-        let recorded = results.of(suite);
-        recorded.set(test, subject, verdict);
-        recorded.subjects.insert(subject, self.described(subject));
-        if self.arguments.page {
-            results.write(&path)?;
+            *results = Results::changed(&Results::path(self.project), &self.lock, change)?;
+        } else {
+            change(results);
         }
         Ok(())
     }
