@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use corelog_protocol::api::{
-    self, Api, HeaderError, RequestHeader, decode_request, decode_request_header, encode_response,
+    self, Api, HeaderError, RequestHeader, decode_request, decode_request_header,
+    encode_describe_log_dirs_response, encode_response,
 };
 use corelog_protocol::error::ErrorCode;
 use corelog_protocol::fetch::FetchRequest;
@@ -211,7 +212,10 @@ async fn serve_admin(service: &Service, header: &RequestHeader, body: Bytes) -> 
         }
         Api::DescribeLogDirs => {
             let request = decode(header, body)?;
-            answer(service, header, &log_dirs::describe(service, request).await)
+            let response = log_dirs::describe(service, request).await;
+            service.counters().errors(header.api, &response);
+            let frame = encode_describe_log_dirs_response(version, header.correlation_id, &response)?;
+            Ok(reply(service, frame.freeze()))
         }
         Api::DescribeProducers => {
             let request = decode(header, body)?;
@@ -360,12 +364,17 @@ fn answer<T: Encodable + HeaderVersion + ErrorCodes>(
     response: &T,
 ) -> Result<Reply, Failure> {
     service.counters().errors(header.api, response);
-    let frame = encode_response(header.api, header.version, header.correlation_id, response)?.freeze();
+    let frame = encode_response(header.api, header.version, header.correlation_id, response)?;
+    Ok(reply(service, frame.freeze()))
+}
+
+/// A whole frame as a reply, charged when it is not small.
+fn reply(service: &Service, frame: Bytes) -> Reply {
     if frame.len() < CHARGED_BYTES_MIN {
-        return Ok(Reply::Frame(frame));
+        return Reply::Frame(frame);
     }
     let charge = service.responses.charge(frame.len());
-    Ok(Reply::Chunks(vec![frame], charge))
+    Reply::Chunks(vec![frame], charge)
 }
 
 /// Bytes that are not a request of their version: nobody knows what would be an answer to them.

@@ -9,6 +9,7 @@
 mod admin_schemas;
 mod frame;
 mod group_schemas;
+mod log_dirs;
 mod refused;
 mod schema;
 mod schemas;
@@ -19,6 +20,7 @@ pub use frame::{
     unsupported_api_versions_response,
 };
 pub(crate) use frame::{begin_request, begin_response, finish_frame, put_frame_length, read_response_header};
+pub use log_dirs::encode_describe_log_dirs_response;
 pub use refused::decode_refused;
 use schema::Schema;
 pub use schema::SchemaError;
@@ -135,7 +137,7 @@ const fn row(
     }
 }
 
-/// Ordered by key. Ranges: what Kafka 4.1 serves and the codec crate has.
+/// Ordered by key. Ranges: what Kafka 4.1 serves and the codec crate has; beyond that what [`log_dirs`] has.
 static TABLE: &[Row] = &[
     Row {
         api: Api::Produce,
@@ -313,7 +315,7 @@ static TABLE: &[Row] = &[
         Api::DescribeLogDirs,
         "DescribeLogDirs",
         1,
-        4,
+        log_dirs::VERSION_MAX,
         &admin_schemas::DESCRIBE_LOG_DIRS_REQUEST,
         &admin_schemas::DESCRIBE_LOG_DIRS_RESPONSE,
     ),

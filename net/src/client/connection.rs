@@ -229,9 +229,10 @@ impl Connection {
     /// # Errors
     /// [`ClientError::Unsupported`] when there is none.
     pub fn version<R: Request>(&self, limit: i16) -> Result<i16, ClientError> {
-        // A reply is decoded along the protocol crate's schemas: newer ones are not asked for.
+        // A reply is decoded along the protocol crate's schemas, by the generated codec: newer ones are
+        // not asked for.
         let ours = Api::from_key(R::KEY).map_or(0..=0, Api::versions);
-        self.pick(R::KEY, *ours.start(), limit.min(*ours.end()))
+        self.pick(R::KEY, *ours.start(), limit.min(*ours.end()).min(R::VERSIONS.max))
     }
 
     /// The highest version of an API that the broker serves within `[min, max]`.

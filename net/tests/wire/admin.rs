@@ -286,6 +286,29 @@ fn the_directory_is_described_with_its_partitions_and_its_volume() {
 }
 
 #[test]
+fn version_5_says_that_the_directory_is_not_cordoned() {
+    use corelog_protocol::api::{Api, check_response, decode_response, encode_request};
+
+    let node = Node::start(1);
+    let mut client = node.connect();
+    client.create("t");
+    // The codec has no version 5 to write: the request is that of version 4.
+    let request = DescribeLogDirsRequest::default().with_topics(None);
+    let mut frame = encode_request(4, 7, "raw", &request).unwrap();
+    frame[6..8].copy_from_slice(&5_i16.to_be_bytes());
+    client.send_bytes(&frame);
+    let answer = client.receive().unwrap();
+    // Behind the correlation id and the tagged fields of the header.
+    assert_eq!(check_response(Api::DescribeLogDirs, 5, &answer[5..]), Ok(()));
+    // What ends it: not cordoned, no tagged fields of the directory, none of the answer.
+    assert!(answer.ends_with(&[0; 3]), "{answer:?}");
+    let fourth = answer.slice(..answer.len() - 1);
+    let (correlation_id, response) = decode_response::<DescribeLogDirsRequest>(4, fourth).unwrap();
+    assert_eq!((correlation_id, response.results.len()), (7, 1));
+    assert_eq!(response.results[0].topics[0].name.0, "t");
+}
+
+#[test]
 fn producers_are_described() {
     use corelog_protocol::batch::BatchBuilder;
     use corelog_protocol::produce::{ProducePartition, ProduceRequest, ProduceTopic};

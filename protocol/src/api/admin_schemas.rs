@@ -106,10 +106,10 @@ pub(super) static ALTER_REPLICA_LOG_DIRS_RESPONSE: Schema = message(
 );
 
 pub(super) static DESCRIBE_LOG_DIRS_REQUEST: Schema =
-    message((1, 4), 2, &[structs("Topics", &[string("Topic"), int32s("Partitions")]).nullable(0)]);
+    message((1, 5), 2, &[structs("Topics", &[string("Topic"), int32s("Partitions")]).nullable(0)]);
 
 pub(super) static DESCRIBE_LOG_DIRS_RESPONSE: Schema = message(
-    (1, 4),
+    (1, 5),
     2,
     &[
         int32("ThrottleTimeMs"),
@@ -136,6 +136,7 @@ pub(super) static DESCRIBE_LOG_DIRS_RESPONSE: Schema = message(
                 ),
                 int64("TotalBytes").since(4),
                 int64("UsableBytes").since(4),
+                bool("IsCordoned").since(5),
             ],
         ),
     ],

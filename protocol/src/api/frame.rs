@@ -134,7 +134,8 @@ pub struct EncodeError {
 /// # Errors
 /// See [`DecodeError`].
 pub fn decode_request<T: Request>(version: i16, body: Bytes) -> Result<T, DecodeError> {
-    decode_checked(T::KEY, version, body, check_request)
+    // Requests that the codec crate does not have in all versions of the table are no different in those.
+    decode_checked(T::KEY, version, version.min(T::VERSIONS.max), body, check_request)
 }
 
 /// Decodes a response of request type `T` on the client's side, from a frame without its
@@ -151,13 +152,14 @@ pub fn decode_response<T: Request>(
         DecodeError::Malformed { api, version, error: SchemaError { field: "response header", error } }
     })?;
     frame.advance(header_bytes);
-    let response = decode_checked(T::KEY, version, frame, check_response)?;
+    let response = decode_checked(T::KEY, version, version, frame, check_response)?;
     Ok((correlation_id, response))
 }
 
 fn decode_checked<T: Decodable>(
     key: i16,
     version: i16,
+    codec_version: i16,
     mut body: Bytes,
     check: fn(Api, i16, &[u8]) -> Result<(), SchemaError>,
 ) -> Result<T, DecodeError> {
@@ -165,7 +167,7 @@ fn decode_checked<T: Decodable>(
         .filter(|api| !matches!(api, Api::Produce | Api::Fetch))
         .ok_or(DecodeError::NotHere(key))?;
     check(api, version, &body).map_err(|error| DecodeError::Malformed { api, version, error })?;
-    T::decode(&mut body, version).map_err(|error| DecodeError::Refused {
+    T::decode(&mut body, codec_version).map_err(|error| DecodeError::Refused {
         api,
         version,
         reason: error.to_string(),
@@ -217,7 +219,7 @@ pub fn encode_request<T: Request>(
     Ok(finish_frame(frame))
 }
 
-fn encode_failed<E: std::fmt::Display>(api_key: i16, version: i16) -> impl Fn(E) -> EncodeError {
+pub(super) fn encode_failed<E: std::fmt::Display>(api_key: i16, version: i16) -> impl Fn(E) -> EncodeError {
     move |error| EncodeError { api_key, version, reason: error.to_string() }
 }
 

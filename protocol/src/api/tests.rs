@@ -5,6 +5,7 @@ use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Decodable, Encodable, Message, Request, VersionRange};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use std::ops::RangeInclusive;
 
 use crate::error::ErrorCode;
 use crate::wire::{Form, WireError, Writer};
@@ -111,10 +112,14 @@ fn random_message(schema: &Schema, version: i16, seed: u64) -> BytesMut {
     bytes
 }
 
-fn each_version(schema: &Schema, check: impl Fn(i16, BytesMut, u64) -> Result<(), TestCaseError>) {
+fn each_version(
+    schema: &Schema,
+    versions: RangeInclusive<i16>,
+    check: impl Fn(i16, BytesMut, u64) -> Result<(), TestCaseError>,
+) {
     let mut runner =
         TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() });
-    for version in schema.versions.0..=schema.versions.1 {
+    for version in versions {
         runner
             .run(&any::<u64>(), |seed| check(version, random_message(schema, version, seed), seed))
             .unwrap_or_else(|error| panic!("version {version}: {error}"));
@@ -123,12 +128,18 @@ fn each_version(schema: &Schema, check: impl Fn(i16, BytesMut, u64) -> Result<()
 
 /// A random message passes the walk, the generated decoder takes all of it, and what the
 /// generated encoder makes of it passes again.
-pub(super) fn agrees_with_the_generated_codec<T>(schema: &'static Schema, theirs: VersionRange)
+pub(super) fn agrees_with_the_generated_codec<T>(schema: &'static Schema)
 where
-    T: Decodable + Encodable + PartialEq + std::fmt::Debug,
+    T: Message + Decodable + Encodable + PartialEq + std::fmt::Debug,
 {
-    assert!(theirs.min <= schema.versions.0 && theirs.max >= schema.versions.1);
-    each_version(schema, |version, bytes, _| {
+    let (VersionRange { min, max }, versions) = (T::VERSIONS, schema.versions);
+    let is_log_dirs = std::ptr::eq(schema, &admin_schemas::DESCRIBE_LOG_DIRS_REQUEST)
+        || std::ptr::eq(schema, &admin_schemas::DESCRIBE_LOG_DIRS_RESPONSE);
+    assert!(
+        min <= versions.0 && (max >= versions.1 || is_log_dirs),
+        "only log_dirs.rs goes beyond the codec"
+    );
+    each_version(schema, versions.0..=versions.1.min(max), |version, bytes, _| {
         prop_assert_eq!(schema::check(schema, version, &bytes), Ok(0));
         let mut rest = bytes.clone().freeze();
         let message = T::decode(&mut rest, version)
@@ -145,7 +156,7 @@ where
 /// Every prefix is refused, and whatever the walk lets through after a mutation, the
 /// generated decoder takes in whole without a panic.
 pub(super) fn survives_mutation<T: Decodable>(schema: &'static Schema) {
-    each_version(schema, |version, bytes, seed| {
+    each_version(schema, schema.versions.0..=schema.versions.1, |version, bytes, seed| {
         let mut dice = Dice(seed | 1);
         let cut = usize::try_from(dice.below(bytes.len() as u64 + 1)).unwrap();
         if cut < bytes.len() {
@@ -186,8 +197,8 @@ where
         let theirs = <T::Response as kafka_protocol::protocol::HeaderVersion>::header_version;
         assert_eq!(api.response_header_version(version), theirs(version), "{api} {version}");
     }
-    agrees_with_the_generated_codec::<T>(request, <T as Message>::VERSIONS);
-    agrees_with_the_generated_codec::<T::Response>(response, T::Response::VERSIONS);
+    agrees_with_the_generated_codec::<T>(request);
+    agrees_with_the_generated_codec::<T::Response>(response);
     survives_mutation::<T>(request);
     survives_mutation::<T::Response>(response);
 }

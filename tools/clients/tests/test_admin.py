@@ -163,5 +163,8 @@ def test_kafka_python_alters_and_grows(bootstrap, topic, soon):
     admin.alter_configs([resource])
     described = str(admin.describe_configs([KafkaPythonResource(ConfigResourceType.TOPIC, topic)]))
     assert "86400000" in described
-    assert topic in str(admin.describe_log_dirs())
+    (node,) = admin.describe_log_dirs()
+    (directory,) = node["log_dirs"]
+    assert directory["is_cordoned"] is False and directory["usable_bytes"] > 0
+    assert topic in str(directory["topics"])
     admin.close()

@@ -1,5 +1,6 @@
 //! Kafka's own command line tools, run one after the other in one JVM.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use crate::process::{Conversation, pinned, tethered};
 const FIELD_SEPARATOR: &str = "\u{1f}";
 const START_LIMIT: Duration = Duration::from_secs(60);
 const TOOL_LIMIT: Duration = Duration::from_secs(180);
+/// What the name of the command line tools' jar begins with; a version follows.
+pub(crate) const TOOLS_JAR: &str = "kafka-tools-";
 
 /// `KAFKA_JVM_PERFORMANCE_OPTS` of Kafka's own scripts.
 const STOCK_FLAGS: [&str; 5] = [
@@ -53,9 +56,10 @@ impl Java {
         format!("{}/*:{}", self.jars.display(), self.tools_jar.display())
     }
 
-    /// The version of Kafka that the jars are of.
-    pub(crate) fn kafka_version(&self) -> Option<&str> {
-        self.tools_jar.file_stem()?.to_str()?.strip_prefix("kafka-tools-")
+    /// The version of Kafka that the jars are of: `tools/clients/java/pom.xml` chooses it.
+    pub(crate) fn kafka_version(&self) -> &str {
+        let name = self.tools_jar.file_stem().and_then(OsStr::to_str);
+        name.and_then(|name| name.strip_prefix(TOOLS_JAR)).expect("the jar was found by this beginning")
     }
 
     /// A JVM that starts quickly, with every jar of Kafka on its class path.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::java::Java;
+use crate::java::{Java, TOOLS_JAR};
 use crate::process::{self, find};
 use crate::project::Project;
 
@@ -210,12 +210,12 @@ pub(crate) fn java(project: &Project) -> Result<Java> {
             .arg(format!("-DoutputDirectory={}", jars.display()));
         process::run(maven, &project.logs().join("maven.log"), FETCH_LIMIT)?;
         fs::create_dir_all(&tools)?;
-        let jar = only_jar(&jars, "kafka-tools-")?;
+        let jar = only_jar(&jars, TOOLS_JAR)?;
         let name = jar.file_name().context("a jar has a name")?;
         fs::rename(&jar, tools.join(name))?;
         set_current(&folder, &recipe)?;
     }
-    Ok(Java { program: java, jars, tools_jar: only_jar(&tools, "kafka-tools-")? })
+    Ok(Java { program: java, jars, tools_jar: only_jar(&tools, TOOLS_JAR)? })
 }
 
 /// The jar whose name is `prefix` and a version.

@@ -116,7 +116,7 @@ fn needs_java(suite: Suite, test: &str) -> bool {
 }
 
 impl Runner for Crate {
-    fn tests(&self) -> Result<Vec<String>> {
+    fn tests(&self, _kafka_version: &str) -> Result<Vec<String>> {
         let mut tests = Vec::new();
         for (file, program) in &self.programs {
             let output = Command::new(program)

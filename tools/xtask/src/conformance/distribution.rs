@@ -4,23 +4,29 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::source::home;
 use crate::java::{Java, QUICK_FLAGS};
+use crate::process;
 use crate::project::Project;
+use crate::setup::program;
 
 /// Scripts that tests call, and the class that each runs; the first runs the one that it is given.
 const SCRIPTS: [(&str, &str); 4] = [
     ("kafka-run-class.sh", ""),
     ("kafka-topics.sh", "org.apache.kafka.tools.TopicCommand"),
     ("kafka-acls.sh", "org.apache.kafka.tools.AclCommand"),
-    ("kafka-configs.sh", "org.apache.kafka.tools.ConfigCommand"),
+    ("kafka-configs.sh", "kafka.admin.ConfigCommand"),
 ];
+const LOOK_LIMIT: Duration = Duration::from_secs(60);
 
 /// Makes it, and returns where it is.
 pub(crate) fn make(project: &Project, java: &Java) -> Result<PathBuf> {
+    check_classes(java, &project.logs().join("conformance-kafka.log"))?;
     let folder = home(project).join("kafka");
     let scripts = folder.join("bin");
     fs::create_dir_all(&scripts)?;
@@ -35,6 +41,15 @@ pub(crate) fn make(project: &Project, java: &Java) -> Result<PathBuf> {
         std::os::unix::fs::symlink(&java.jars, libraries)?;
     }
     Ok(folder)
+}
+
+/// Lets the JDK look for every class: a script that cannot run would only be noticed in the log of a test
+/// that calls it, against either broker.
+fn check_classes(java: &Java, log: &Path) -> Result<()> {
+    let classes = SCRIPTS.iter().map(|(_, class)| class).filter(|class| !class.is_empty());
+    let mut javap = Command::new(program("javap", &["default-jdk-headless"])?);
+    javap.arg("-cp").arg(java.class_path()).args(classes);
+    process::run(javap, log, LOOK_LIMIT).context("Kafka's jars lack the class of a script")
 }
 
 fn remove_link(path: &Path) -> Result<()> {

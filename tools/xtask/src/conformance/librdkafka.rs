@@ -73,7 +73,8 @@ impl Librdkafka {
                 process::run(build, &log, BUILD_LIMIT).context("building librdkafka")?;
             }
         }
-        Ok(Self { suite, tests, log: project.logs().join("conformance-list-librdkafka.log") })
+        let log = project.logs().join(format!("conformance-list-{}.log", suite.name()));
+        Ok(Self { suite, tests, log })
     }
 
     /// Runs the tests of this number, or the part of one that the name says.
@@ -173,7 +174,7 @@ fn is_left_out(table: &str, test: &str) -> bool {
 }
 
 impl Runner for Librdkafka {
-    fn tests(&self) -> Result<Vec<String>> {
+    fn tests(&self, _kafka_version: &str) -> Result<Vec<String>> {
         let report = self.log.with_extension("json");
         process::run(self.runner("none", &report), &self.log, LIST_LIMIT)?;
         let source = fs::read_to_string(self.tests.join("test.c"))?;
@@ -186,7 +187,7 @@ impl Runner for Librdkafka {
     }
 
     fn command(&self, test: &str, ground: &Ground) -> Result<Command> {
-        let configuration = ground.scratch.join("librdkafka-test.conf");
+        let configuration = ground.scratch.join(format!("{}-test.conf", self.suite.name()));
         fs::write(
             &configuration,
             format!("bootstrap.servers={}\ntest.topic.random=true\n", ground.bootstrap),

@@ -167,6 +167,8 @@ struct Lab<'a> {
     /// What looks like a distribution of it.
     kafka_path: PathBuf,
     logs: PathBuf,
+    /// Whoever changes the file of results holds it.
+    lock: File,
 }
 
 impl<'a> Lab<'a> {
@@ -177,7 +179,8 @@ impl<'a> Lab<'a> {
         }
         let logs = project.logs().join("conformance");
         let kafka_path = distribution::make(project, &java)?;
-        Ok(Self { project, arguments, java, kafka_path, logs })
+        let lock = File::create(source::home(project).join("results.lock"))?;
+        Ok(Self { project, arguments, java, kafka_path, logs, lock })
     }
 
     fn kind(&self, subject: Subject) -> Result<BrokerKind> {
@@ -187,13 +190,9 @@ impl<'a> Lab<'a> {
         }
     }
 
-    fn kafka_version(&self) -> &str {
-        self.java.kafka_version().unwrap_or("4.0.0")
-    }
-
     fn described(&self, subject: Subject) -> String {
         match subject {
-            Subject::Kafka => format!("Apache Kafka {}", self.kafka_version()),
+            Subject::Kafka => format!("Apache Kafka {}", self.java.kafka_version()),
             Subject::Corelog => format!("Corelog, {}", self.project.revision()),
         }
     }
@@ -213,11 +212,8 @@ impl<'a> Lab<'a> {
     /// Runs a suite against the brokers that are asked for, and keeps what came of each test at once where
     /// results are to be kept.
     fn run(&self, suite: Suite, runner: &dyn Runner, results: &mut Results) -> Result<()> {
-        let all = runner.tests()?;
-        results.of(suite).keep(&all);
-        if self.arguments.page {
-            results.write(&Results::path(self.project))?;
-        }
+        let all = runner.tests(self.java.kafka_version())?;
+        self.change(results, |results| results.of(suite).keep(&all))?;
         let wanted = &self.arguments.test;
         let tests: Vec<&String> = all
             .iter()
@@ -268,8 +264,7 @@ impl<'a> Lab<'a> {
 }
 
 impl Lab<'_> {
-    /// Takes in what came of a test: at once into the file where results are to be kept, together with
-    /// what another run may have kept there meanwhile.
+    /// Takes in what came of a test.
     fn keep(
         &self,
         suite: Suite,
@@ -278,15 +273,20 @@ impl Lab<'_> {
         verdict: Verdict,
         results: &mut Results,
     ) -> Result<()> {
-        let path = Results::path(self.project);
+        self.change(results, |results| {
+            let recorded = results.of(suite);
+            recorded.set(test, subject, verdict);
+            recorded.subjects.insert(subject, self.described(subject));
+        })
+    }
+
+    /// Changes the results: where they are to be kept, at once in their file, together with what other
+    /// runs keep there meanwhile.
+    fn change(&self, results: &mut Results, change: impl FnOnce(&mut Results)) -> Result<()> {
         if self.arguments.page {
-            *results = Results::read(&path)?;
-        }
-        let recorded = results.of(suite);
-        recorded.set(test, subject, verdict);
-        recorded.subjects.insert(subject, self.described(subject));
-        if self.arguments.page {
-            results.write(&path)?;
+            *results = Results::changed(&Results::path(self.project), &self.lock, change)?;
+        } else {
+            change(results);
         }
         Ok(())
     }
@@ -334,7 +334,7 @@ impl Bed<'_> {
         let broker = self.broker.as_mut().context("a broker runs")?;
         let ground = Ground {
             bootstrap: broker.address(),
-            kafka_version: self.lab.kafka_version().to_owned(),
+            kafka_version: self.lab.java.kafka_version().to_owned(),
             kafka_path: self.lab.kafka_path.clone(),
             scratch: self.lab.project.scratch(),
         };
@@ -377,7 +377,6 @@ fn run_test(
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
     use std::process::Command;
 
     use super::*;
@@ -386,7 +385,7 @@ mod tests {
     struct Shell;
 
     impl Runner for Shell {
-        fn tests(&self) -> Result<Vec<String>> {
+        fn tests(&self, _kafka_version: &str) -> Result<Vec<String>> {
             Ok(Vec::new())
         }
 
@@ -404,12 +403,7 @@ mod tests {
     #[test]
     fn a_test_is_read_when_it_ends_and_killed_when_it_does_not() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let ground = Ground {
-            bootstrap: SocketAddr::from(([127, 0, 0, 1], 1)),
-            kafka_version: "4.0.0".to_owned(),
-            kafka_path: PathBuf::new(),
-            scratch: folder.path().to_path_buf(),
-        };
+        let ground = Ground::nowhere("4.0.0");
         let log = folder.path().join("log");
         let verdict = |test, limit| {
             run_test(&Shell, test, &ground, &log, Duration::from_millis(limit)).expect("it runs")

@@ -143,7 +143,7 @@ mod tests {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
         let results = Results::read(&docs.join("conformance.json"))?;
         let page = fs::read_to_string(docs.join("CONFORMANCE.md"))?;
-        assert!(page == render(&results)?, "run cargo xtask conformance --page --suite none");
+        assert!(page == render(&results)?, "run cargo xtask conformance --only-page");
         let summary_page = fs::read_to_string(docs.join("COMPATIBILITY.md"))?;
         assert!(summary_page.contains(&format!("{BEGIN}\n{}{END}", summary(&results)?)));
         Ok(())

@@ -2,7 +2,7 @@
 //! other's results to compare with.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -111,10 +111,19 @@ impl Results {
         }
     }
 
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        let mut text = serde_json::to_string_pretty(self)?;
+    /// Changes what is in the file and returns all of it. Every run that does so holds the same `lock`
+    /// meanwhile; one that only reads finds the file as it was or as it is then.
+    pub(crate) fn changed(path: &Path, lock: &File, change: impl FnOnce(&mut Self)) -> Result<Self> {
+        lock.lock().context("waiting for the file of results")?;
+        let mut results = Self::read(path)?;
+        change(&mut results);
+        let mut text = serde_json::to_string_pretty(&results)?;
         text.push('\n');
-        fs::write(path, text).with_context(|| path.display().to_string())
+        let whole = path.with_extension("json.new");
+        fs::write(&whole, text).with_context(|| whole.display().to_string())?;
+        fs::rename(&whole, path).with_context(|| path.display().to_string())?;
+        lock.unlock()?;
+        Ok(results)
     }
 
     /// The results of a suite; those of another version are forgotten.
@@ -189,14 +198,43 @@ mod tests {
     fn results_survive_writing_and_those_of_another_version_do_not_count() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("results.json");
+        let lock = File::create(folder.path().join("lock"))?;
         assert_eq!(Results::read(&path)?, Results::default());
-        let mut results = Results::default();
-        results.of(Suite::Kcat).set("a", Subject::Kafka, Verdict::TimedOut);
-        results.write(&path)?;
+        let verdict = |results: &mut Results| {
+            results.of(Suite::Kcat).set("a", Subject::Kafka, Verdict::TimedOut);
+        };
+        let results = Results::changed(&path, &lock, verdict)?;
         let mut read = Results::read(&path)?;
-        assert_eq!(read, results);
+        assert_eq!((&read, read.0.len()), (&results, 1));
         read.0.get_mut("kcat").expect("it was written").version = "0".to_owned();
         assert!(read.of(Suite::Kcat).tests.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn runs_at_the_same_time_keep_what_each_of_them_found() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("results.json");
+        std::thread::scope(|scope| {
+            for suite in [Suite::Kcat, Suite::Rskafka, Suite::Librdkafka] {
+                // As every run: through a file of its own, on which the lock is another's.
+                let lock = File::create(folder.path().join("lock"));
+                let path = &path;
+                scope.spawn(move || -> Result<()> {
+                    let lock = lock?;
+                    for test in 0..50 {
+                        let found = |results: &mut Results| {
+                            results.of(suite).set(&test.to_string(), Subject::Kafka, Verdict::Passed);
+                        };
+                        Results::changed(path, &lock, found)?;
+                    }
+                    Ok(())
+                });
+            }
+        });
+        let results = Results::read(&path)?;
+        let counts: Vec<usize> = results.0.values().map(|recorded| recorded.tests.len()).collect();
+        assert_eq!(counts, [50, 50, 50]);
         Ok(())
     }
 }

@@ -33,10 +33,22 @@ pub(crate) struct Ground {
     pub(crate) scratch: PathBuf,
 }
 
+impl Ground {
+    /// Without a broker: for what only names tests.
+    pub(crate) fn nowhere(kafka_version: &str) -> Self {
+        Self {
+            bootstrap: SocketAddr::from(([127, 0, 0, 1], 1)),
+            kafka_version: kafka_version.to_owned(),
+            kafka_path: PathBuf::new(),
+            scratch: PathBuf::new(),
+        }
+    }
+}
+
 /// A suite that is ready to run.
 pub(crate) trait Runner {
-    /// The names of its tests.
-    fn tests(&self) -> Result<Vec<String>>;
+    /// The names of its tests for this version of Apache Kafka.
+    fn tests(&self, kafka_version: &str) -> Result<Vec<String>>;
 
     /// What runs one of them.
     fn command(&self, test: &str, ground: &Ground) -> Result<Command>;
@@ -123,15 +135,8 @@ impl Pytest {
 }
 
 impl Runner for Pytest {
-    fn tests(&self) -> Result<Vec<String>> {
-        // Collecting connects nowhere, but a version decides what is there.
-        let nowhere = Ground {
-            bootstrap: SocketAddr::from(([127, 0, 0, 1], 1)),
-            kafka_version: "4.3.1".to_owned(),
-            kafka_path: PathBuf::new(),
-            scratch: PathBuf::new(),
-        };
-        let mut command = self.pytest(&nowhere);
+    fn tests(&self, kafka_version: &str) -> Result<Vec<String>> {
+        let mut command = self.pytest(&Ground::nowhere(kafka_version));
         command.args(["--collect-only", "-q"]).args(self.folders());
         process::run(command, &self.log, LIST_LIMIT)?;
         let text = fs::read_to_string(&self.log)?;
@@ -176,7 +181,7 @@ impl Kcat {
 }
 
 impl Runner for Kcat {
-    fn tests(&self) -> Result<Vec<String>> {
+    fn tests(&self, _kafka_version: &str) -> Result<Vec<String>> {
         let mut tests = Vec::new();
         for entry in fs::read_dir(&self.tests)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
@@ -218,12 +223,7 @@ mod tests {
             source: PathBuf::new(),
             log: PathBuf::new(),
         };
-        let ground = Ground {
-            bootstrap: SocketAddr::from(([127, 0, 0, 1], 1)),
-            kafka_version: String::new(),
-            kafka_path: PathBuf::new(),
-            scratch: PathBuf::new(),
-        };
+        let ground = Ground::nowhere("4.0.0");
         let verdict = |well, said: &str| runner.verdict("t", well, said, &ground);
         assert_eq!(verdict(true, "x\n==== 1 passed, 3 warnings in 0.20s ====\n"), Verdict::Passed);
         assert_eq!(verdict(true, "==== 1 skipped in 0.20s ====\n"), Verdict::Skipped);

@@ -196,7 +196,7 @@ fn describe(project: &Project, results: &mut Results, java: &crate::java::Java) 
     let machine = Machine::describe(&project.scratch())?;
     let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
     let mut versions = BTreeMap::new();
-    versions.insert("Apache Kafka".to_owned(), java.kafka_version().unwrap_or("unknown").to_owned());
+    versions.insert("Apache Kafka".to_owned(), java.kafka_version().to_owned());
     let jvm = Command::new(&java.program).arg("-version").output()?;
     let jvm = String::from_utf8_lossy(&jvm.stderr).into_owned();
     versions.insert("JVM".to_owned(), jvm.lines().nth(1).unwrap_or_default().to_owned());
