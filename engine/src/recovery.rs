@@ -189,6 +189,8 @@ impl Replay {
         state.log_end = state.log_end.min(end);
         // What is appended instead was not mapped.
         state.cleaned_to = state.cleaned_to.min(end);
+        // All of it is cut off with what it replaces, perhaps already.
+        state.swaps.pending = state.swaps.pending.filter(|pending| pending.base < end);
         state.epochs.truncate_to(end);
         state.producers.truncate_to(end);
         if partition.anchored && state.position.reaches_beyond(end) {
@@ -438,6 +440,7 @@ mod tests {
             open_files_max: 8,
             groups: crate::group::GroupConfig::default(),
             retention_check_interval: std::time::Duration::from_secs(300),
+            clean: crate::shard::CleanOptions::default(),
             planted: PlantedBug::NONE,
         }
     }
