@@ -170,7 +170,16 @@ impl ReplacementWriter {
     }
 
     /// Writes the rest and syncs: from now on the file may take the place of the segments.
-    pub(in crate::log) async fn close(mut self) -> Result<Replacement, LogError> {
+    pub(in crate::log) async fn close(self) -> Result<Replacement, LogError> {
+        let (log, base) = (Rc::clone(&self.log), self.header.base_offset);
+        let closed = self.write_end().await;
+        if closed.is_err() {
+            remove_unused(&log, base).await;
+        }
+        closed
+    }
+
+    async fn write_end(mut self) -> Result<Replacement, LogError> {
         assert!(self.index.covered().offset == self.end, "a replacement holds the offsets of what it replaces");
         let rest = usize::try_from(self.data_end - self.written).expect("inside the buffer");
         if rest > 0 {
