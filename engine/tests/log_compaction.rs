@@ -287,6 +287,7 @@ async fn read_on(log: &SegmentLog, from: i64, max_bytes: usize) -> Result<(Vec<(
             break;
         }
         assert!(!batches.is_empty(), "nothing at {next} below {end}");
+        assert!(header(&batches[0]).base_offset <= next, "a read begins where it should");
         let (more, behind) = records_of(&batches, next);
         assert!(behind > next);
         found.extend(more);

@@ -374,15 +374,15 @@ impl Shard {
         };
         let mut pace = Pace::new(options.bytes_per_second, is_over);
         let hash_key = (rand::u64(), rand::u64());
-        let (keys, mapped_to) = log.map_keys(cleanable, options.keys_bytes, hash_key, &mut pace).await?;
+        let (keys, mut mapped_to) = log.map_keys(cleanable, options.keys_bytes, hash_key, &mut pace).await?;
+        if planted.has(Planted::MappedPastTheMap) {
+            mapped_to = cleanable.dirt.uncleanable;
+        }
         let (rules, groups_of) = {
             let partition = cell.borrow();
             let config = partition.config();
             let rules = RetentionRules {
-                mapped_to: match planted.has(Planted::MappedPastTheMap) {
-                    true => partition.high_watermark(),
-                    false => mapped_to,
-                },
+                mapped_to,
                 log_start: partition.log_start(),
                 now_ms: time::unix_time_ms(),
                 delete_retention_ms: config.delete_retention_ms,

@@ -1,0 +1,1 @@
+//! Committed offsets of groups are kept in a compacted topic.
