@@ -321,7 +321,7 @@ impl Shard {
         end: Offset,
     ) -> Result<(), PartitionError> {
         let cell = self.serving(&target, None)?;
-        self.claim_flush(&cell).await;
+        self.claim_to_truncate(&cell).await;
         let result = self.truncate_claimed(&cell, end).await;
         self.release_flush(&cell);
         result

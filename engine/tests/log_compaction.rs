@@ -110,8 +110,13 @@ struct Life {
 impl World {
     fn new(options: SegmentOptions) -> Shared {
         let position = SegmentPosition::start(Offset(0));
-        let stored =
-            Stored { position, swaps: Swaps::default(), cleaned_to: 0, log_start: 0, truncations: Vec::new() };
+        let stored = Stored {
+            position,
+            swaps: Swaps::default(),
+            cleaned_to: 0,
+            log_start: 0,
+            truncations: Vec::new(),
+        };
         Rc::new(RefCell::new(Self {
             records: Vec::new(),
             batches: Vec::new(),
@@ -275,7 +280,11 @@ fn records_of(batches: &[Bytes], from: i64) -> (Vec<(i64, Wrote)>, i64) {
 }
 
 /// Reads from there to the end in pieces, as a consumer does.
-async fn read_on(log: &SegmentLog, from: i64, max_bytes: usize) -> Result<(Vec<(i64, Wrote)>, i64), LogError> {
+async fn read_on(
+    log: &SegmentLog,
+    from: i64,
+    max_bytes: usize,
+) -> Result<(Vec<(i64, Wrote)>, i64), LogError> {
     let (end, truncations) = (log.position().next, log.truncations());
     let (mut found, mut next) = (Vec::new(), from);
     while next < end.0 && log.truncations() == truncations {
@@ -395,6 +404,7 @@ impl Life {
     }
 
     async fn check_read(&self) {
+        let truncations = self.log.truncations();
         let (from, cuts) = {
             let world = self.world.borrow();
             let end = self.log.position().next.0;
@@ -405,7 +415,9 @@ impl Life {
         };
         let max_bytes = usize::try_from(below(1..60_000)).unwrap();
         match read_on(&self.log, from, max_bytes).await {
-            Ok((found, upto)) if cuts == self.world.borrow().cuts => {
+            Ok((found, upto))
+                if (truncations, cuts) == (self.log.truncations(), self.world.borrow().cuts) =>
+            {
                 self.world.borrow().check(&found, from, upto, time::unix_time_ms());
             }
             Ok(_) => {}
@@ -605,9 +617,8 @@ async fn quiescence(world: &Shared) {
     life.log.flush(&pending, Roll::CloseAll).await.unwrap();
     life.clean(1_000).await.unwrap();
     let (found, _) = read_on(&life.log, log_start, ALL).await.unwrap();
-    let newest: BTreeMap<_, _> = (log_start..=end)
-        .filter_map(|offset| Some((world.borrow().record(offset).key?, offset)))
-        .collect();
+    let newest: BTreeMap<_, _> =
+        (log_start..=end).filter_map(|offset| Some((world.borrow().record(offset).key?, offset))).collect();
     let mut expected: Vec<_> =
         newest.into_values().filter(|offset| world.borrow().record(*offset).value.is_some()).collect();
     expected.sort_unstable();
@@ -617,7 +628,7 @@ async fn quiescence(world: &Shared) {
 }
 
 fn seeds() -> Range<u64> {
-    let count = std::env::var("CORELOG_LOG_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(25);
+    let count = std::env::var("CORELOG_LOG_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(15);
     let first = std::env::var("CORELOG_LOG_SEED").ok().and_then(|seed| seed.parse().ok());
     first.map_or(0..count, |seed| seed..seed + 1)
 }
@@ -731,6 +742,25 @@ fn a_reader_beside_a_replacement_sees_what_it_would_have_seen() {
         }
         assert_eq!(life.log.offset_for_time(1_000).await.unwrap(), Some((Offset(10), 1_010)));
         assert_eq!(life.log.max_timestamp().await.unwrap(), Some((1_015, Offset(15))));
+    });
+}
+
+/// What is in memory begins with a batch as it was appended, which may be one of those that a filler
+/// stands for by now: a reader that stopped before it would never get on. (Found by seed 4 of the crash
+/// test.)
+#[test]
+fn a_filler_is_passed_over_also_where_memory_begins_inside() {
+    on(6, async {
+        let world = World::new(simple_options());
+        let life = small(&world).await;
+        life.clean(100).await.unwrap();
+        for upto in [2, 4, 6, 8] {
+            let read = life.log.read_records(Offset(0), Offset(upto), ALL, true).await.unwrap();
+            let filler = read.filler.expect("there is one");
+            assert_eq!((read.batches.len(), header(&filler).next_offset()), (0, 10), "up to {upto}");
+        }
+        let read = life.log.read_records(Offset(0), Offset(12), ALL, true).await.unwrap();
+        assert_eq!(records_of(&read.batches, 0).0.iter().map(|it| it.0).collect::<Vec<_>>(), [10, 11]);
     });
 }
 

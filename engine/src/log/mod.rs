@@ -421,6 +421,11 @@ impl SegmentLog {
         self.inner.swap_committed();
     }
 
+    /// Whether segments are being replaced, and the state that says so is not known to be synced.
+    pub fn is_swap_undecided(&self) -> bool {
+        self.inner.is_swap_undecided()
+    }
+
     /// Puts a committed replacement in the place of its segments. Truncations and deletions do that
     /// first, too, and so does the first listing after a crash.
     ///

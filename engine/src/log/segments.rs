@@ -198,7 +198,7 @@ impl Inner {
     }
 
     pub(super) fn cleaned_path(&self, base: Offset) -> PathBuf {
-        self.dir.join(format!("{:020}{CLEANED_SUFFIX}", base.0))
+        cleaned_path(&self.dir, base)
     }
 
     /// Waits until nobody lists the files, and keeps it so.
@@ -526,7 +526,14 @@ impl Inner {
             let len = header.total_len();
             let is_passed = wanted.only_records && is_filler(&header);
             let is_free = is_passed || (wanted.at_least_one && found.batches.is_empty());
-            if header.next_offset() > wanted.upto.0 || (len > room && !is_free) {
+            // What is in memory from `upto` on begins with a batch as it was appended: a filler may stand
+            // for that one, too.
+            let beyond = if is_passed {
+                header.base_offset >= wanted.upto.0
+            } else {
+                header.next_offset() > wanted.upto.0
+            };
+            if beyond || (len > room && !is_free) {
                 break;
             }
             if !is_passed {
@@ -612,6 +619,11 @@ pub(super) struct Listing {
 /// The file of the segment that begins there.
 pub(super) fn segment_path(dir: &Path, base: Offset) -> PathBuf {
     dir.join(format!("{:020}{SEGMENT_SUFFIX}", base.0))
+}
+
+/// The file that is to take the place of that segment.
+pub(super) fn cleaned_path(dir: &Path, base: Offset) -> PathBuf {
+    dir.join(format!("{:020}{CLEANED_SUFFIX}", base.0))
 }
 
 /// Lists a partition's directory; empty when there is none.

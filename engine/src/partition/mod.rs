@@ -401,7 +401,8 @@ impl Partition {
     /// The producers that are remembered, in the order of their ids, and where the last batch of each
     /// begins.
     pub fn last_batches(&self) -> Vec<(i64, Offset)> {
-        let last = |(id, producer): (i64, &producers::Producer)| Some((id, producer.batches.back()?.base_offset));
+        let last =
+            |(id, producer): (i64, &producers::Producer)| Some((id, producer.batches.back()?.base_offset));
         self.producers.iter().filter_map(last).collect()
     }
 

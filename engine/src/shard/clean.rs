@@ -15,9 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use corelog_runtime::rand;
 use corelog_runtime::task::yield_now;
 use corelog_runtime::time::{self, Instant};
-use corelog_runtime::rand;
 use futures_lite::future::or;
 use tokio::sync::Notify;
 
@@ -282,6 +282,8 @@ impl Shard {
             }
             yield_now().await;
         }
+        let partitions = self.partitions.borrow();
+        self.cleaner.uncleanable.borrow_mut().retain(|target, _| partitions.contains_key(target));
         self.cleaner.dirty_ratio_max.set(ratio);
         self.cleaner.overdue_ms_max.set(overdue_ms);
         found
@@ -442,11 +444,7 @@ impl Shard {
         replacement: Replacement,
     ) -> Result<(), CleanError> {
         let bytes = replacement.file_bytes();
-        // In the middle of a flush or a truncation, segments and state do not fit each other.
-        self.claim_flush(cell).await;
-        let committed = self.commit_swap(cell, log, replacement).await;
-        self.release_flush(cell);
-        committed?;
+        self.commit_swap(cell, log, replacement).await?;
         if let Err(error) = log.finish_swap().await {
             if !matches!(error, LogError::Deleted) {
                 // The next start finishes it.
@@ -460,34 +458,55 @@ impl Shard {
         Ok(())
     }
 
+    /// The claim is given back before the sync: a reclaim may need it to make room for what is waited
+    /// for. Only truncations have to wait, see [`Shard::claim_to_truncate`].
     async fn commit_swap(
         &self,
         cell: &PartitionCell,
         log: &Rc<SegmentLog>,
         replacement: Replacement,
     ) -> Result<(), CleanError> {
+        // In the middle of a flush or a truncation, segments and state do not fit each other.
+        self.claim_flush(cell).await;
         let begun = match self.may_store(cell) {
             true => log.begin_swap(replacement),
             false => Err(replacement),
         };
+        if begun.is_ok() {
+            if self.options.planted.has(Planted::UnlinkBeforeCommit) {
+                log.swap_committed();
+                log.finish_swap().await?;
+            }
+            self.checkpoint_now(std::slice::from_ref(cell));
+        }
+        self.release_flush(cell);
         if let Err(unused) = begun {
             unused.discard().await;
             return Err(CleanError::Changed);
         }
-        if self.options.planted.has(Planted::UnlinkBeforeCommit) {
-            log.swap_committed();
-            log.finish_swap().await?;
-        }
-        self.checkpoint_now(std::slice::from_ref(cell));
         match self.wait_appended().await {
             Ok(()) => {
                 log.swap_committed();
+                self.flush_ended.notify_waiters();
                 Ok(())
             }
             Err(error) => {
                 tracing::debug!(shard = self.index, %error, "compaction ends with the journal");
                 Err(CleanError::Ended)
             }
+        }
+    }
+
+    /// As [`Shard::claim_flush`], but not while it is undecided whether segments are replaced.
+    pub(super) async fn claim_to_truncate(&self, cell: &PartitionCell) {
+        loop {
+            self.claim_flush(cell).await;
+            let is_decided = !cell.borrow().log().is_swap_undecided();
+            if is_decided || cell.borrow().offline().is_some() {
+                return;
+            }
+            self.release_flush(cell);
+            self.flush_ended.notified().await;
         }
     }
 

@@ -77,6 +77,8 @@ async fn shard_main(context: ShardContext<ShardRequest, ShardReply>, life: Life)
     let mut options = sim_node::options(life.plot.bug);
     options.shard.retention_check_interval = RETENTION_CHECK_INTERVAL;
     options.shard.clean = life.clean;
+    // What was written a moment ago is read from memory, and not as compaction left it.
+    options.shard.tail_cache_bytes = if life.last { 0 } else { 16 << 10 };
     let started = Engine::start(context.mesh, options).await;
     let engine = started.map_err(|error| format!("the node does not start: {error}"))?;
     if context.shard == 0 {

@@ -113,8 +113,7 @@ impl PartitionModel {
     /// Records from `end` on are gone on purpose.
     pub fn truncated_to(&mut self, end: i64, sent: &[Sent]) {
         let gone = self.records.split_off(&end);
-        let keys: BTreeSet<u8> =
-            gone.values().chain(&self.limbo).map(|number| sent[*number].key).collect();
+        let keys: BTreeSet<u8> = gone.values().chain(&self.limbo).map(|number| sent[*number].key).collect();
         let older = self.records.iter().filter(|(_, number)| keys.contains(&sent[**number].key));
         self.bereft.extend(older.map(|(offset, _)| *offset));
         self.bereft.split_off(&end);
@@ -155,7 +154,9 @@ impl PartitionModel {
         for (key, (offset, number)) in promised {
             let newest = read.get(&key).map(|(offset, _)| *offset);
             // Who reads on meets those behind `upto`.
-            if offset >= upto || newest.is_some_and(|newest| newest >= offset) || self.bereft.contains(&offset)
+            if offset >= upto
+                || newest.is_some_and(|newest| newest >= offset)
+                || self.bereft.contains(&offset)
             {
                 continue;
             }
@@ -173,7 +174,9 @@ impl PartitionModel {
                 ));
             }
             if let Some(newest) = newest {
-                return Err(format!("{target}: {newest} of key {key} is there, the tombstone at {offset} is not"));
+                return Err(format!(
+                    "{target}: {newest} of key {key} is there, the tombstone at {offset} is not"
+                ));
             }
         }
         // What is gone has a newer one.
@@ -240,7 +243,10 @@ impl PartitionModel {
         let there: BTreeSet<i64> = found.iter().map(|it| it.offset).collect();
         let missing: Vec<_> =
             expected.difference(&there).filter(|offset| !self.bereft.contains(offset)).collect();
-        let extra: Vec<_> = there.difference(&expected).collect();
+        let extra: Vec<_> = there
+            .difference(&expected)
+            .map(|offset| (offset, self.records.get(offset).map(|number| sent[*number])))
+            .collect();
         if missing.is_empty() && extra.is_empty() {
             return Ok(());
         }
@@ -332,7 +338,8 @@ fn records(
     for batch in BatchIter::new(bytes) {
         let batch = batch.map_err(|error| format!("{target}: unreadable batch: {error}"))?;
         let BatchHeader { base_offset, .. } = batch.header;
-        if base_offset > end.max(from) {
+        // Fillers are left out.
+        if base_offset < end && end > from {
             return Err(format!("{target}: {base_offset} follows {end}"));
         }
         end = batch.header.next_offset();

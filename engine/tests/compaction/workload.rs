@@ -193,10 +193,7 @@ pub async fn produce_everywhere(engine: &Engine, model: &SharedModel) -> Result<
 
 /// Whether the node may say so: it goes down, or the topic does.
 fn is_expected(error: &PartitionError) -> bool {
-    matches!(
-        error,
-        PartitionError::UnknownPartition | PartitionError::Stopping | PartitionError::Changed
-    )
+    matches!(error, PartitionError::UnknownPartition | PartitionError::Stopping | PartitionError::Changed)
 }
 
 async fn read_some(engine: &Engine, model: &SharedModel) -> Result<(), Violation> {

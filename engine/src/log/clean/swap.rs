@@ -180,7 +180,10 @@ impl ReplacementWriter {
     }
 
     async fn write_end(mut self) -> Result<Replacement, LogError> {
-        assert!(self.index.covered().offset == self.end, "a replacement holds the offsets of what it replaces");
+        assert!(
+            self.index.covered().offset == self.end,
+            "a replacement holds the offsets of what it replaces"
+        );
         let rest = usize::try_from(self.data_end - self.written).expect("inside the buffer");
         if rest > 0 {
             let mut last = std::mem::replace(&mut self.buf, AlignedBuf::zeroed(BLOCK_BYTES));
@@ -275,6 +278,10 @@ impl Inner {
         if let Some(replacing) = &mut self.state.borrow_mut().replacing {
             replacing.is_committed = true;
         }
+    }
+
+    pub(in crate::log) fn is_swap_undecided(&self) -> bool {
+        self.state.borrow().replacing.as_ref().is_some_and(|replacing| !replacing.is_committed)
     }
 
     /// Lets the replacement count for whoever looks from now on, in memory.
@@ -400,9 +407,7 @@ async fn is_of(log: &Inner, path: &Path, base: Offset, generation: u64) -> Resul
     let block = file.read_at(0, BLOCK_BYTES).await;
     let _ = file.close().await;
     let header = SegmentHeader::decode(&block.map_err(LogError::io("reading", path))?);
-    Ok(header.is_ok_and(|header| {
-        header.check(log.target, base).is_ok() && header.generation() == generation
-    }))
+    Ok(header.is_ok_and(|header| header.check(log.target, base).is_ok() && header.generation() == generation))
 }
 
 async fn remove_if_there(path: &Path) -> Result<(), LogError> {
