@@ -344,7 +344,11 @@ impl Shard {
         let Due { target, cell, cleanable } = due;
         let log = Rc::clone(cell.borrow().log());
         let began = Instant::now();
-        let result = self.clean_round(&cell, &log, &cleanable).await;
+        let mut result = self.clean_round(&cell, &log, &cleanable).await;
+        if cell.borrow().is_deleted() {
+            // Whatever failed, its files were going.
+            result = Err(CleanError::Changed);
+        }
         let log_start = cell.borrow().log_start();
         if result.as_ref().is_err_and(CleanError::is_damage) {
             let was = (cleanable.truncations, log_start);

@@ -31,7 +31,8 @@ use crate::model::{Model, Read, Violation};
 
 const NODE: u32 = 1;
 const CLIENTS_PER_SHARD: usize = 3;
-const RETENTION_CHECK_INTERVAL: Duration = Duration::from_millis(5);
+/// For so long the directories are looked at again and again, until compaction writes a file.
+const LOOKS_FOR: Duration = Duration::from_secs(1);
 
 pub type SharedModel = Rc<RefCell<Model>>;
 
@@ -45,11 +46,19 @@ struct Plot {
     life_us_max: u64,
     /// Between two operations of a client.
     pause_us_max: u64,
+    retention_check_interval: Duration,
 }
 
 impl Plot {
     fn short(seed: u64, bug: PlantedBug) -> Self {
-        Self { seed, bug, crashes: None, life_us_max: 150_000, pause_us_max: 3_000 }
+        Self {
+            seed,
+            bug,
+            crashes: None,
+            life_us_max: 150_000,
+            pause_us_max: 3_000,
+            retention_check_interval: Duration::from_millis(5),
+        }
     }
 }
 
@@ -75,7 +84,7 @@ impl Life {
 
 async fn shard_main(context: ShardContext<ShardRequest, ShardReply>, life: Life) -> Result<(), String> {
     let mut options = sim_node::options(life.plot.bug);
-    options.shard.retention_check_interval = RETENTION_CHECK_INTERVAL;
+    options.shard.retention_check_interval = life.plot.retention_check_interval;
     options.shard.clean = life.clean;
     // What was written a moment ago is read from memory, and not as compaction left it.
     options.shard.tail_cache_bytes = if life.last { 0 } else { 16 << 10 };
@@ -269,9 +278,13 @@ fn some_options(is_last: bool) -> CleanOptions {
 
 /// At any time; or soon after compaction wrote a file.
 async fn end_of_life(disk: &DiskHandle, life_us_max: u64) {
-    let longest = Duration::from_micros(rand::below(life_us_max));
+    let mut longest = Duration::from_micros(rand::below(life_us_max));
     if rand::below(2) == 0 {
         return time::sleep(longest).await;
+    }
+    if longest > LOOKS_FOR {
+        time::sleep(longest - LOOKS_FOR).await;
+        longest = LOOKS_FOR;
     }
     let skipped = rand::below(3);
     let seen = async {
@@ -356,7 +369,8 @@ fn an_hour_of_compaction_with_crashes() {
         bug: PlantedBug::NONE,
         crashes: Some(50),
         life_us_max: 2 * 3_600_000_000 / 50,
-        pause_us_max: 4_000_000,
+        pause_us_max: 2_000_000,
+        retention_check_interval: Duration::from_millis(100),
     };
     let report = run(plot).unwrap();
     println!("{report:?}");
