@@ -22,6 +22,18 @@ pub enum Planted {
     TruncationNotReplayed,
     /// Retention removes segments before the log start and the position behind them are synced.
     DeleteBelowBeforeCheckpoint,
+    /// Compaction's replacement counts before its name in the directory is synced.
+    SwapBeforeDirSync,
+    /// After a crash a committed replacement is not finished.
+    SwapNotRedone,
+    /// Compaction removes segments before the state is synced that replaces them.
+    UnlinkBeforeCommit,
+    /// Compaction rewrites the newest segments first.
+    GroupsNewestFirst,
+    /// Compaction judges records by a map that they are not in.
+    MappedPastTheMap,
+    /// Compaction removes a tombstone in the first round that meets it.
+    TombstoneAtOnce,
 }
 
 /// Which mistake, if any, this engine makes on purpose.

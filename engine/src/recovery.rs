@@ -189,6 +189,8 @@ impl Replay {
         state.log_end = state.log_end.min(end);
         // What is appended instead was not mapped.
         state.cleaned_to = state.cleaned_to.min(end);
+        // All of it is cut off with what it replaces, perhaps already.
+        state.swaps.pending = state.swaps.pending.filter(|pending| pending.base < end);
         state.epochs.truncate_to(end);
         state.producers.truncate_to(end);
         if partition.anchored && state.position.reaches_beyond(end) {
@@ -286,6 +288,7 @@ mod tests {
     use corelog_protocol::batch::{BatchBuilder, set_base_offset};
 
     use super::*;
+    use crate::log::clean::{PendingSwap, Swaps};
     use crate::types::{LeaderEpoch, PartitionId, TopicId};
 
     fn target() -> TopicPartition {
@@ -438,6 +441,7 @@ mod tests {
             open_files_max: 8,
             groups: crate::group::GroupConfig::default(),
             retention_check_interval: std::time::Duration::from_secs(300),
+            clean: crate::shard::CleanOptions::default(),
             planted: PlantedBug::NONE,
         }
     }
@@ -533,6 +537,19 @@ mod tests {
         for (cut, cleaned_to) in [(10, 9), (9, 9), (4, 4)] {
             let recovered = replay(&[checkpoint.clone(), entry(EntryKind::TruncateTo, cut, Bytes::new())]);
             assert_eq!(recovered.partitions[&target()].state.cleaned_to, Offset(cleaned_to), "{cut}");
+        }
+    }
+
+    /// The files of one that begins at or behind the cut may be gone with the cut already.
+    #[test]
+    fn a_replacement_that_is_cut_off_whole_is_not_pending_any_more() {
+        let pending = Some(PendingSwap { base: Offset(4), end: Offset(8) });
+        let known = PartitionState { swaps: Swaps { generation: 3, pending }, ..state(10, 10) };
+        let checkpoint = entry(EntryKind::Checkpoint, 0, stored(&known, &[]));
+        for (cut, left) in [(10, pending), (6, pending), (5, pending), (4, None), (0, None)] {
+            let recovered = replay(&[checkpoint.clone(), entry(EntryKind::TruncateTo, cut, Bytes::new())]);
+            let swaps = Swaps { generation: 3, pending: left };
+            assert_eq!(recovered.partitions[&target()].state.swaps, swaps, "{cut}");
         }
     }
 

@@ -4,9 +4,11 @@
 //! upward. A produce is appended synchronously, in the order of calls; it is answered when the
 //! journal's progress passes its entry ([`acks`]). Segments are written behind ([`flush`]), and the
 //! oldest journal file is made superfluous when it is wanted back ([`reclaim`]). What is too old or
-//! too much goes a segment at a time ([`retain`]).
+//! too much goes a segment at a time ([`retain`]), and what has a newer record of its key is left
+//! out of its segment ([`clean`]).
 
 mod acks;
+mod clean;
 mod describe;
 mod details;
 mod fetch;
@@ -33,6 +35,8 @@ use corelog_runtime::task::{self, Class};
 use tokio::sync::Notify;
 
 use self::acks::AckQueue;
+use self::clean::Cleaner;
+pub use self::clean::{CleanOptions, CleanerStats};
 pub use self::details::{DetailsWanted, PartitionDetails, ShardDetails};
 pub use self::fetch::Watch;
 use self::groups::Coordinators;
@@ -76,6 +80,8 @@ pub struct ShardOptions {
     pub groups: GroupConfig,
     /// How often it is looked for segments that are too old or too much.
     pub retention_check_interval: Duration,
+    /// How logs are compacted.
+    pub clean: CleanOptions,
     /// The bug that a crash test wants this shard to have.
     pub planted: PlantedBug,
 }
@@ -117,6 +123,7 @@ pub struct Shard {
     /// A partition's right to flush was given back, or a flush ended.
     flush_ended: Notify,
     retention: Retention,
+    cleaner: Cleaner,
     next_watch: Cell<u64>,
     /// Lines about segments that cannot be read.
     read_errors: RateLimit,
@@ -181,6 +188,7 @@ impl Shard {
             relief_wanted: Notify::new(),
             flush_ended: Notify::new(),
             retention: Retention::default(),
+            cleaner: Cleaner::default(),
             next_watch: Cell::new(0),
             read_errors: RateLimit::new(READ_ERRORS_PER_SECOND),
             meta: RefCell::default(),
@@ -266,6 +274,7 @@ impl Shard {
     pub(crate) fn spawn_removers(self: &Rc<Self>) {
         task::spawn_in(Class::Background, Rc::clone(self).reclaim_worker());
         task::spawn_in(Class::Background, Rc::clone(self).retention_worker());
+        task::spawn_in(Class::Background, Rc::clone(self).clean_worker());
     }
 
     /// Turns the journal's progress into high watermarks and acknowledgements.
@@ -312,13 +321,14 @@ impl Shard {
         end: Offset,
     ) -> Result<(), PartitionError> {
         let cell = self.serving(&target, None)?;
-        self.claim_flush(&cell).await;
+        self.claim_to_truncate(&cell).await;
         let result = self.truncate_claimed(&cell, end).await;
         self.release_flush(&cell);
         result
     }
 
     async fn truncate_claimed(&self, cell: &PartitionCell, end: Offset) -> Result<(), PartitionError> {
+        self.check_cut(cell, end).await?;
         let (lsn, log, below_segments) = {
             let mut partition = cell.borrow_mut();
             let (log_start_offset, high_watermark) = (partition.log_start(), partition.high_watermark());
@@ -333,10 +343,36 @@ impl Shard {
         };
         self.journal.wait_synced(lsn).await.map_err(|error| PartitionError::Offline(error.to_string()))?;
         if below_segments {
-            log.truncate_to(end).await.map_err(|error| PartitionError::Offline(error.to_string()))?;
+            let cut = log.truncate_to(end).await;
+            if let Err(error) = cut {
+                if log.position().reaches_beyond(end) {
+                    // The journal has it, and the next start does it.
+                    cell.borrow_mut().take_offline(&error.to_string());
+                }
+                return Err(PartitionError::Offline(error.to_string()));
+            }
             self.checkpoint_now(std::slice::from_ref(cell));
         }
         Ok(())
+    }
+
+    /// Whether a log that was compacted may be cut there: what stands for several batches cannot.
+    async fn check_cut(&self, cell: &PartitionCell, end: Offset) -> Result<(), PartitionError> {
+        let (log, log_start_offset, high_watermark, is_in_segments) = {
+            let partition = cell.borrow();
+            let is_in_segments = partition.position().reaches_beyond(end) && end > partition.log_start();
+            (Rc::clone(partition.log()), partition.log_start(), partition.high_watermark(), is_in_segments)
+        };
+        if log.swaps().generation == 0 || !is_in_segments {
+            return Ok(());
+        }
+        let offline = |error: crate::log::LogError| PartitionError::Offline(error.to_string());
+        log.finish_swap().await.map_err(offline)?;
+        match log.batch_base_of(end).await {
+            Ok(Some(base)) if base == end => Ok(()),
+            Ok(_) => Err(PartitionError::OffsetOutOfRange { log_start_offset, high_watermark }),
+            Err(error) => Err(offline(error)),
+        }
     }
 
     /// Waits until everything appended so far is synced.

@@ -221,10 +221,10 @@ static DESCRIPTORS: &[ConfigDescriptor] = &[
         "cleanup.policy",
         Range::ListOf(&["compact", "delete"]),
         Fixed("delete"),
-        NotYet,
+        Enforced,
         "What becomes of old segments: 'delete' removes them by time or size, 'compact' keeps the \
          latest record of each key, 'compact,delete' does both. Records without a key are refused \
-         when 'compact' is set; compacting itself does not run yet.",
+         when 'compact' is set, and those that are there already go.",
     ),
     config(
         "compression.gzip.level",
@@ -270,8 +270,9 @@ static DESCRIPTORS: &[ConfigDescriptor] = &[
         "delete.retention.ms",
         Range::Long { min: 0 },
         Fixed("86400000"),
-        NotYet,
-        "How long tombstones are kept in a compacted topic. Compaction does not run yet.",
+        Enforced,
+        "How long a tombstone, a record without a value, is kept in a compacted topic after \
+         compaction met it first: who reads the topic from its start within this time learns of it.",
     ),
     config(
         "file.delete.delay.ms",
@@ -306,8 +307,9 @@ static DESCRIPTORS: &[ConfigDescriptor] = &[
         "max.compaction.lag.ms",
         Range::Long { min: 1 },
         Fixed(LONG_MAX),
-        NotYet,
-        "The longest time that a record stays uncompacted. Compaction does not run yet.",
+        Enforced,
+        "The longest time that a record stays uncompacted: its segment is closed and compacted then, \
+         whatever min.cleanable.dirty.ratio says.",
     ),
     config(
         "max.message.bytes",
@@ -345,16 +347,16 @@ static DESCRIPTORS: &[ConfigDescriptor] = &[
         "min.cleanable.dirty.ratio",
         Range::Double { min: 0.0, max: 1.0 },
         Fixed("0.5"),
-        NotYet,
-        "Which share of a compacted log must be uncompacted before it is cleaned. Compaction does \
-         not run yet.",
+        Enforced,
+        "Which share of a compacted log's closed segments must be uncompacted before they are \
+         compacted.",
     ),
     config(
         "min.compaction.lag.ms",
         Range::Long { min: 0 },
         Fixed("0"),
-        NotYet,
-        "The shortest time that a record stays uncompacted. Compaction does not run yet.",
+        Enforced,
+        "The shortest time that a record stays uncompacted.",
     ),
     config(
         "min.insync.replicas",

@@ -9,6 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 use corelog_engine::journal::dump::{self, Detail, Item};
 use corelog_engine::journal::format::{CommitHeader, EntryHeader, EntryIter, FileHeader, check_commit_body};
+use corelog_engine::log::clean::Swaps;
 use corelog_engine::log::verify::{SegmentScan, segments};
 use corelog_engine::meta::image::MetaImage;
 use corelog_engine::meta::wire;
@@ -136,7 +137,7 @@ fn a_batch_longer_than_its_segment() {
     });
     let (peak, ()) = peak_bytes(|| {
         sim.run_on(1, async {
-            let found = segments(Path::new("/segments/0"), None, None).await.unwrap();
+            let found = segments(Path::new("/segments/0"), None, None, Swaps::default()).await.unwrap();
             let mut scan = SegmentScan::open(&found[0]).await.unwrap();
             while scan.next().await.unwrap().is_some() {}
         });

@@ -15,6 +15,7 @@ use std::time::Duration;
 use corelog_engine::api::{Acks, FetchPart, FetchSpec, NewTopic, ProducePart};
 use corelog_engine::engine::{Engine, EngineOptions};
 use corelog_engine::journal::dump::{self, Detail};
+use corelog_engine::log::clean::Swaps;
 use corelog_engine::log::verify::{SegmentScan, segments};
 use corelog_engine::messages::{ShardReply, ShardRequest};
 use corelog_engine::node_dir::{FORMAT_FILE, FORMAT_VERSION, format_version};
@@ -211,7 +212,7 @@ async fn look_offline(files: &[PathBuf]) {
         .filter_map(|path| path.parent())
         .collect();
     for dir in dirs {
-        for found in segments(dir, None, None).await.unwrap() {
+        for found in segments(dir, None, None, Swaps::default()).await.unwrap() {
             let Ok(mut scan) = SegmentScan::open(&found).await else { continue };
             while let Ok(Some(_)) = scan.next().await {}
         }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use corelog_engine::log::clean::Swaps;
 use corelog_engine::log::verify::{self, Found, SegmentScan};
 use corelog_engine::log::{
     FileCache, FileCacheOptions, LogError, RecordsRead, Roll, SegmentLog, SegmentOptions, SegmentPosition,
@@ -942,7 +943,7 @@ fn verify_tells_damage_from_padding_and_from_an_unfinished_tail() {
 fn verify_all(sim: &Sim, at: Option<SegmentPosition>) -> Vec<Found> {
     sim.run_on(NODE, async move {
         let mut all = Vec::new();
-        for segment in verify::segments(&dir(), Some(target()), at).await.unwrap() {
+        for segment in verify::segments(&dir(), Some(target()), at, Swaps::default()).await.unwrap() {
             assert!(segment.header.is_ok() && !segment.is_left_over);
             let mut scan = SegmentScan::open(&segment).await.unwrap();
             while let Some(found) = scan.next().await.unwrap() {

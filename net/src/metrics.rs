@@ -62,6 +62,7 @@ impl Scrape<'_> {
         self.memory(&mut text);
         self.engine(&mut text);
         self.retention(&mut text);
+        self.cleaner(&mut text);
         self.records(&mut text);
         self.journal(&mut text);
         lag::lag(&mut text, self.details).await;
@@ -216,6 +217,25 @@ impl Scrape<'_> {
         removed(&RETENTION_SEGMENTS, |removed| removed.segments);
         removed(&RETENTION_BYTES, |removed| removed.bytes);
         self.by_stats(text, &RETENTION_SWEEP, |s| s.retention.swept_ms.unsigned_abs() / 1000);
+    }
+
+    /// What compaction did.
+    fn cleaner(&self, text: &mut Text) {
+        self.by_stats(text, &CLEANER_ROUNDS, |s| s.cleaner.rounds);
+        self.by_stats(text, &CLEANER_ROUNDS_FAILED, |s| s.cleaner.rounds_failed);
+        self.by_stats(text, &CLEANER_READ, |s| s.cleaner.bytes_read);
+        self.by_stats(text, &CLEANER_WRITTEN, |s| s.cleaner.bytes_written);
+        self.by_stats(text, &CLEANER_REPLACED, |s| s.cleaner.segments_replaced);
+        self.by_stats(text, &CLEANER_RECORDS, |s| s.cleaner.records_read);
+        self.by_stats(text, &CLEANER_REMOVED, |s| s.cleaner.records_removed);
+        self.by_stats(text, &CLEANER_KEYLESS, |s| s.cleaner.keyless_removed);
+        self.by_stats(text, &CLEANER_TOMBSTONES, |s| s.cleaner.tombstones_removed);
+        self.by_stats(text, &CLEANER_UNCLEANABLE, |s| wide(s.cleaner.uncleanable));
+        text.introduce(&CLEANER_DIRTY_RATIO);
+        for stats in self.stats {
+            text.sample(&CLEANER_DIRTY_RATIO, &[("shard", &stats.shard)], stats.cleaner.dirty_ratio_max);
+        }
+        self.by_stats(text, &CLEANER_OVERDUE, |s| s.cleaner.overdue_ms_max.unsigned_abs() / 1000);
     }
 
     /// What was appended and what was read.

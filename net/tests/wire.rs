@@ -152,6 +152,7 @@ fn engine_options(data_dir: std::path::PathBuf, listeners: Vec<ListenerMeta>) ->
             open_files_max: 64,
             groups: corelog_engine::group::GroupConfig::default(),
             retention_check_interval: RETENTION_CHECK_INTERVAL,
+            clean: corelog_engine::shard::CleanOptions::default(),
             planted: corelog_engine::planted::PlantedBug::default(),
         },
         journal,

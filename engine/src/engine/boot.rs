@@ -349,7 +349,8 @@ async fn flush_one(
     let dir = node_dir::partition_dir(&options.shard.data_dir, &state.target);
     let config = TopicConfig::effective(&std::collections::BTreeMap::new(), &options.defaults);
     let segments = segment_options(&config, &options.shard);
-    let log = SegmentLog::new(dir, state.target, state.position, state.log_start, segments, files);
+    let log = SegmentLog::new(dir, state.target, state.position, state.log_start, segments, files)
+        .with_swaps(state.swaps);
     if let Some(end) = cut_segments_to {
         state.position = log.truncate_to(end).await.map_err(|error| error.to_string())?;
     }
@@ -357,6 +358,7 @@ async fn flush_one(
     if !batches.is_empty() {
         state.position = log.flush(&batches, Roll::CloseAll).await.map_err(|error| error.to_string())?;
     }
+    state.swaps = log.swaps();
     state.fault = state.fault.or(fault);
     Ok(state)
 }

@@ -64,6 +64,7 @@ impl Inner {
             Unknown::Segments => Ok(()),
             Unknown::Closed(base) => self.learn_closed(base).await,
             Unknown::Active => self.learn_active().await,
+            Unknown::First(base) => self.learn_first(base).await,
         }
     }
 

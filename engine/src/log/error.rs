@@ -34,8 +34,9 @@ pub enum LogError {
     /// The log was deleted.
     #[error("the partition's log was deleted")]
     Deleted,
-    /// The log was truncated while it was being read: nothing read before counts.
-    #[error("the partition's log was truncated meanwhile")]
+    /// The log was truncated while it was being read, or compaction replaced what was being read:
+    /// nothing read before counts.
+    #[error("the partition's log was truncated or compacted meanwhile")]
     Truncated,
     /// A sync failed earlier. What is on disk since then is unknown, and a repeated sync would
     /// report success for data that is gone, so nothing more is written in this run.

@@ -35,7 +35,14 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 pub use self::age::Unflushed;
+use self::clean::Swaps;
+use self::clean::choose::{CleanRules, Segment};
+use self::clean::keys::KeyMap;
+use self::clean::look::{Cleanable, Known};
+use self::clean::retain::Retention;
+use self::clean::round::{self, CleanError, Pace};
 use self::clean::source::ClosedBatches;
+use self::clean::swap::{self, Replacement};
 pub use self::error::{CorruptReason, Corruption, LogError};
 pub use self::files::{FileCache, FileCacheOptions};
 pub use self::header::{HEADER_BYTES, HeaderError, Replaced, SegmentHeader};
@@ -174,6 +181,23 @@ impl SegmentLog {
     ) -> Self {
         let inner = Inner::new(dir, target, at, log_start, options, files);
         Self { inner: Rc::new(inner) }
+    }
+
+    /// Says what the stored state knows of replacements by compaction, before the log is used.
+    #[must_use]
+    pub fn with_swaps(self, swaps: Swaps) -> Self {
+        self.inner.state.borrow_mut().swaps = swaps;
+        self
+    }
+
+    /// Replacements by compaction, as the state that is stored next has to say.
+    pub fn swaps(&self) -> Swaps {
+        self.inner.state.borrow().swaps
+    }
+
+    /// Counts truncations.
+    pub fn truncations(&self) -> u64 {
+        self.inner.state.borrow().truncations
     }
 
     /// What is written and synced.
@@ -335,6 +359,86 @@ impl SegmentLog {
     /// I/O errors, and corrupt where the active segment is.
     pub async fn learn(&self, unknown: Unknown) -> Result<(), LogError> {
         self.inner.learn(unknown).await
+    }
+
+    /// How dirty the log is for compaction, or what has to be looked up before that can be said (see
+    /// [`SegmentLog::learn`]). `wants_newest`: whether the times of segments are wanted in any case.
+    ///
+    /// # Errors
+    /// What is not known.
+    pub fn cleanable(
+        &self,
+        known: &Known,
+        rules: &CleanRules,
+        wants_newest: bool,
+        now_ms: i64,
+    ) -> Result<Cleanable, Unknown> {
+        self.inner.cleanable(known, rules, wants_newest, now_ms)
+    }
+
+    /// Maps the keys of the dirty part, in `keys_bytes` of memory. Returns the map and the first offset
+    /// that is not in it.
+    ///
+    /// # Errors
+    /// See [`CleanError`].
+    pub async fn map_keys(
+        &self,
+        cleanable: &Cleanable,
+        keys_bytes: usize,
+        hash_key: (u64, u64),
+        pace: &mut Pace,
+    ) -> Result<(KeyMap, Offset), CleanError> {
+        round::map(&self.inner, cleanable, keys_bytes, hash_key, pace).await
+    }
+
+    /// Writes what stays of a group of closed segments to a file that may take their place; nothing
+    /// when that is all of one segment.
+    ///
+    /// # Errors
+    /// See [`CleanError`]. Nothing has changed then.
+    pub async fn rewrite(
+        &self,
+        group: &[Segment],
+        truncations: u64,
+        retention: &mut Retention,
+        pace: &mut Pace,
+    ) -> Result<Option<Replacement>, CleanError> {
+        round::rewrite(&self.inner, group, truncations, retention, pace).await
+    }
+
+    /// Lets [`SegmentLog::swaps`] say that the replacement takes the place of its segments. It does
+    /// once the state that says so is synced ([`SegmentLog::swap_committed`]). Gives the replacement
+    /// back when the segments are not what they were.
+    ///
+    /// # Errors
+    /// The replacement, which is to be discarded.
+    pub fn begin_swap(&self, replacement: Replacement) -> Result<(), Replacement> {
+        self.inner.begin_swap(replacement)
+    }
+
+    /// The state is synced that says that segments are replaced.
+    pub fn swap_committed(&self) {
+        self.inner.swap_committed();
+    }
+
+    /// Whether segments are being replaced, and the state that says so is not known to be synced.
+    pub fn is_swap_undecided(&self) -> bool {
+        self.inner.is_swap_undecided()
+    }
+
+    /// Puts a committed replacement in the place of its segments. Truncations and deletions do that
+    /// first, too, and so does the first listing after a crash.
+    ///
+    /// # Errors
+    /// I/O errors; corrupt when the replacement is gone.
+    pub async fn finish_swap(&self) -> Result<(), LogError> {
+        let log = Rc::clone(&self.inner);
+        write::run_to_end(async move {
+            let _writer = log.writer.lock().await;
+            log.ensure_listed().await?;
+            swap::finish(&log).await
+        })
+        .await
     }
 
     /// Whether an earlier sync failed: the log takes no more writes.

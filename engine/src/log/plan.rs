@@ -161,7 +161,7 @@ pub(super) fn plan(
 
 /// Where a batch begins that follows data ending at `data_end`: directly behind it, unless so little
 /// is left of the block that a reader could not tell its beginning from padding.
-fn batch_start(data_end: u64) -> u64 {
+pub(super) fn batch_start(data_end: u64) -> u64 {
     if is_padding_for_sure(data_end) { align_up(data_end) } else { data_end }
 }
 

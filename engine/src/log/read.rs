@@ -28,6 +28,9 @@ pub(super) struct Gait {
 impl Gait {
     /// Somebody waits. A chunk is as much as a shard may have in flight, see ADR 7.
     pub(super) const FETCH: Self = Self { class: Class::Read, chunk_bytes: 256 << 10, reads_ahead: true };
+    /// Nobody waits, and only the first batch is wanted.
+    pub(super) const LOOK: Self =
+        Self { class: Class::Background, chunk_bytes: BLOCK_BYTES as u64, reads_ahead: false };
     /// Nobody waits: little at a time, and one thing after the other.
     pub(super) const CLEAN: Self =
         Self { class: Class::Background, chunk_bytes: 256 << 10, reads_ahead: false };
@@ -128,6 +131,10 @@ impl Reader {
     /// Where that batch begins in the file, once it was peeked at; before, padding may come first.
     pub(super) fn position_bytes(&self) -> u64 {
         self.position_bytes
+    }
+
+    pub(super) fn segment(&self) -> &OpenSegment {
+        &self.segment
     }
 
     pub(super) fn segment_base(&self) -> Offset {

@@ -107,6 +107,8 @@ pub enum Unknown {
     Closed(Offset),
     /// The newest timestamp of the active segment.
     Active,
+    /// The newest timestamp of the first batch of this closed segment, for compaction.
+    First(Offset),
 }
 
 /// What becomes of a log.

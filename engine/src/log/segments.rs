@@ -10,8 +10,10 @@ use bytes::{Bytes, BytesMut};
 use corelog_protocol::batch::BatchHeader;
 use corelog_protocol::batch::filter::is_filler;
 use corelog_runtime::fs::{self, OpenMode};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
+use super::clean::Swaps;
+use super::clean::swap::{self, Replacing};
 use super::error::{CorruptReason, Corruption, LogError};
 use super::files::{FileCache, LogId, OpenError, OpenSegment};
 use super::header::HEADER_BYTES;
@@ -25,6 +27,8 @@ use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 const SEGMENT_SUFFIX: &str = ".log";
 const INDEX_SUFFIX: &str = ".index";
+/// What compaction wrote to take the place of a segment, until it has its name.
+const CLEANED_SUFFIX: &str = ".log.cleaned";
 
 /// A read of up to so many bytes is copied out of the chunks.
 const COPIED_BYTES_MAX: usize = 64 << 10;
@@ -52,12 +56,22 @@ pub(super) struct Closed {
     /// When its newest record was written, as retention counts it, once known: the largest timestamp,
     /// or an upper bound where there is none.
     pub(super) newest_ms: Option<i64>,
+    /// The largest timestamp of its first batch, once somebody asked.
+    pub(super) first_ms: Option<i64>,
+    /// Which replacement wrote its file, where that happened in this run: who has opened it before
+    /// has another file.
+    pub(super) generation: Option<u64>,
 }
 
 impl Closed {
     /// One of which only the file is known.
     pub(super) fn unread(file_bytes: u64) -> Self {
-        Self { file_bytes, max: None, newest_ms: None }
+        Self { file_bytes, max: None, newest_ms: None, first_ms: None, generation: None }
+    }
+
+    /// One of whose records some are gone.
+    pub(super) fn cut(&self) -> Self {
+        Self { generation: self.generation, ..Self::unread(self.file_bytes) }
     }
 }
 
@@ -77,6 +91,12 @@ pub(super) struct State {
     pub(super) layout: u64,
     /// Counts truncations: what was read before does not count any more.
     pub(super) truncations: u64,
+    /// Replacements by compaction, as the stored state has to know them.
+    pub(super) swaps: Swaps,
+    /// The pending one, while this run makes it.
+    pub(super) replacing: Option<Replacing>,
+    /// Counts those that were made in this run: who goes from segment to segment looks again.
+    pub(super) replaced: u64,
     pub(super) is_deleted: bool,
     pub(super) is_fenced: bool,
     epoch_at: Option<EpochAt>,
@@ -97,6 +117,8 @@ pub(super) struct Inner {
     pub(super) state: RefCell<State>,
     /// Held by whoever changes files.
     pub(super) writer: Mutex<Writer>,
+    /// Held by whoever lists the files for the first time.
+    listing: Mutex<()>,
 }
 
 /// Where an offset is.
@@ -127,11 +149,14 @@ impl Inner {
             active_newest: None,
             layout: 0,
             truncations: 0,
+            swaps: Swaps::default(),
+            replacing: None,
+            replaced: 0,
             is_deleted: false,
             is_fenced: false,
             epoch_at: None,
         });
-        Self { dir, target, files, id, state, writer: Mutex::default() }
+        Self { dir, target, files, id, state, writer: Mutex::default(), listing: Mutex::default() }
     }
 
     pub(super) fn position(&self) -> SegmentPosition {
@@ -172,20 +197,30 @@ impl Inner {
         self.dir.join(format!("{:020}{INDEX_SUFFIX}", base.0))
     }
 
-    /// Lists the closed segments unless that has been done.
+    pub(super) fn cleaned_path(&self, base: Offset) -> PathBuf {
+        cleaned_path(&self.dir, base)
+    }
+
+    /// Waits until nobody lists the files, and keeps it so.
+    pub(super) async fn not_listing(&self) -> MutexGuard<'_, ()> {
+        self.listing.lock().await
+    }
+
+    fn is_listed(&self) -> Result<bool, LogError> {
+        let state = self.state.borrow();
+        if state.is_deleted { Err(LogError::Deleted) } else { Ok(state.closed.is_some()) }
+    }
+
+    /// Lists the closed segments unless that has been done. Finishes the replacement first that the
+    /// stored state says is pending: until then it is not known which segments count.
     pub(super) async fn ensure_listed(&self) -> Result<(), LogError> {
-        loop {
-            let layout = {
-                let state = self.state.borrow();
-                if state.is_deleted {
-                    return Err(LogError::Deleted);
-                }
-                if state.closed.is_some() {
-                    return Ok(());
-                }
-                state.layout
-            };
-            let found = list(&self.dir).await.map_err(LogError::io("listing", &self.dir))?;
+        if self.is_listed()? {
+            return Ok(());
+        }
+        let _alone = self.listing.lock().await;
+        while !self.is_listed()? {
+            let layout = self.state.borrow().layout;
+            let found = swap::settle(self).await?;
             let mut state = self.state.borrow_mut();
             if state.layout == layout && state.closed.is_none() {
                 let active = state.position.segment_base;
@@ -194,6 +229,7 @@ impl Inner {
                 state.closed = Some(closed.collect());
             }
         }
+        Ok(())
     }
 
     /// Which segment holds `offset`. The log must be listed.
@@ -215,6 +251,20 @@ impl Inner {
             Some((base, _)) => Ok(Place::Segment(*base)),
             None => Err(self.missing(offset)),
         }
+    }
+
+    /// Up to where an open segment may be read; nothing when there is no such segment any more, or
+    /// compaction has replaced the file.
+    pub(super) fn bounds_of(&self, segment: &OpenSegment) -> Option<Bounds> {
+        self.bounds(segment.header.base_offset).filter(|_| self.is_current(segment))
+    }
+
+    /// Whether compaction has not replaced the file since it was opened.
+    fn is_current(&self, segment: &OpenSegment) -> bool {
+        let state = self.state.borrow();
+        let closed = state.closed.as_ref().and_then(|closed| closed.get(&segment.header.base_offset));
+        let generation = closed.and_then(|closed| closed.generation);
+        generation.is_none_or(|generation| generation == segment.header.generation())
     }
 
     /// Up to where the segment may be read; nothing when there is no such segment any more.
@@ -248,9 +298,11 @@ impl Inner {
     /// The error for a segment that was there a moment ago.
     pub(super) fn gone(&self, base: Offset) -> LogError {
         let state = self.state.borrow();
+        let mut bases = state.closed.iter().flatten().map(|(base, _)| *base);
+        let first = bases.next().unwrap_or(state.position.segment_base);
         if state.is_deleted {
             LogError::Deleted
-        } else if base < state.log_start {
+        } else if base < state.log_start && base < first {
             LogError::OutOfRange { wanted: base, log_start: state.log_start }
         } else {
             LogError::Truncated
@@ -263,7 +315,12 @@ impl Inner {
         let mode = if is_active { OpenMode::ReadWrite } else { OpenMode::Read };
         let path = self.segment_path(base);
         match self.files.open(self.id, base, self.target, &path, mode).await {
-            Ok(segment) => Ok(segment),
+            Ok(segment) if self.is_current(&segment) => Ok(segment),
+            Ok(_) => {
+                // The name is about to be that of the replacement.
+                self.files.forget(self.id, base);
+                Err(LogError::Truncated)
+            }
             Err(OpenError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
                 if self.state.borrow().is_deleted || self.bounds(base).is_none() {
                     return Err(self.gone(base));
@@ -285,12 +342,15 @@ impl Inner {
         ask: impl FnOnce(&Loaded) -> T,
     ) -> Result<T, LogError> {
         let base = segment.header.base_offset;
-        let bounds = self.bounds(base).ok_or_else(|| self.gone(base))?;
+        let bounds = self.bounds_of(segment).ok_or_else(|| self.gone(base))?;
         let path = self.index_path(base);
         let interval = self.state.borrow().interval_bytes();
         if base != self.position().segment_base {
             let load = || load::load(segment, &path, interval, bounds);
             let loaded = segment.index.get_or_try_init(load).await?;
+            if !self.is_current(segment) {
+                return Err(self.gone(base));
+            }
             self.remember_max(base, bounds, loaded);
             return Ok(ask(loaded));
         }
@@ -351,7 +411,7 @@ impl Inner {
         let base = segment.header.base_offset;
         let mut reader = Reader::new(segment, entry);
         loop {
-            let bounds = self.bounds(base).ok_or_else(|| self.gone(base))?;
+            let bounds = self.bounds_of(reader.segment()).ok_or_else(|| self.gone(base))?;
             if reader.offset() >= offset {
                 return Ok(reader);
             }
@@ -369,7 +429,7 @@ impl Inner {
     pub(super) async fn peek(&self, reader: &mut Reader) -> Result<Option<(BatchHeader, Bounds)>, LogError> {
         loop {
             let base = reader.segment_base();
-            let bounds = self.bounds(base).ok_or_else(|| self.gone(base))?;
+            let bounds = self.bounds_of(reader.segment()).ok_or_else(|| self.gone(base))?;
             if let Some(header) = reader.peek(bounds).await? {
                 self.check_epoch(reader, &header)?;
                 return Ok(Some((header, bounds)));
@@ -407,7 +467,9 @@ impl Inner {
         let collected = self.collect(&mut reader, &wanted, &mut found).await;
         self.check_untouched(truncations)?;
         match collected {
-            Ok(()) => self.files.keep_reader(self.id, reader),
+            Ok(()) if self.bounds_of(reader.segment()).is_some() => self.files.keep_reader(self.id, reader),
+            // The file is gone, and its space should be.
+            Ok(()) => {}
             // What came before the error is good; the next read meets the error first.
             Err(error) if !found.batches.is_empty() => {
                 tracing::debug!(partition = %self.target, %error, "a read ends early");
@@ -438,11 +500,12 @@ impl Inner {
             return self.seek(base, from).await;
         };
         reader.resume();
-        if reader.segment_base() != base {
-            assert!(from == base, "a reader stops inside its segment or at its end");
+        if reader.segment_base() != base && from == base {
             reader.continue_in(self.open(base).await?);
         }
-        Ok(reader)
+        // Compaction may have replaced what it stopped in.
+        let is_there = reader.segment_base() == base && self.is_current(reader.segment());
+        if is_there { Ok(reader) } else { self.seek(base, from).await }
     }
 
     async fn collect(
@@ -463,7 +526,14 @@ impl Inner {
             let len = header.total_len();
             let is_passed = wanted.only_records && is_filler(&header);
             let is_free = is_passed || (wanted.at_least_one && found.batches.is_empty());
-            if header.next_offset() > wanted.upto.0 || (len > room && !is_free) {
+            // What is in memory from `upto` on begins with a batch as it was appended: a filler may stand
+            // for that one, too.
+            let beyond = if is_passed {
+                header.base_offset >= wanted.upto.0
+            } else {
+                header.next_offset() > wanted.upto.0
+            };
+            if beyond || (len > room && !is_free) {
                 break;
             }
             if !is_passed {
@@ -542,11 +612,18 @@ pub(super) struct Listing {
     pub(super) segments: BTreeMap<Offset, u64>,
     /// Base offsets of index files.
     pub(super) indexes: Vec<Offset>,
+    /// Base offsets of files that compaction wrote and that have not taken their place.
+    pub(super) cleaned: Vec<Offset>,
 }
 
 /// The file of the segment that begins there.
 pub(super) fn segment_path(dir: &Path, base: Offset) -> PathBuf {
     dir.join(format!("{:020}{SEGMENT_SUFFIX}", base.0))
+}
+
+/// The file that is to take the place of that segment.
+pub(super) fn cleaned_path(dir: &Path, base: Offset) -> PathBuf {
+    dir.join(format!("{:020}{CLEANED_SUFFIX}", base.0))
 }
 
 /// Lists a partition's directory; empty when there is none.
@@ -561,6 +638,8 @@ pub(super) async fn list(dir: &Path) -> io::Result<Listing> {
             listing.segments.insert(base, entry.len);
         } else if let Some(base) = base_of(&entry.name, INDEX_SUFFIX) {
             listing.indexes.push(base);
+        } else if let Some(base) = base_of(&entry.name, CLEANED_SUFFIX) {
+            listing.cleaned.push(base);
         }
     }
     Ok(listing)

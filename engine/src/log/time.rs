@@ -21,8 +21,9 @@ const RECORDS_BYTES_MAX: usize = 1 << 30;
 impl Inner {
     pub(super) async fn offset_for_time(&self, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, LogError> {
         self.ensure_listed().await?;
-        let (log_start, truncations) = self.start_of_search();
+        let (log_start, truncations, replaced) = self.start_of_search();
         for base in self.bases_from(log_start) {
+            self.check_bases(replaced)?;
             let Some(segment) = self.segment_with(base, timestamp_ms).await? else {
                 continue;
             };
@@ -37,12 +38,19 @@ impl Inner {
                 return Ok(found);
             }
         }
+        self.check_bases(replaced)?;
         Ok(None)
     }
 
-    fn start_of_search(&self) -> (Offset, u64) {
+    fn start_of_search(&self) -> (Offset, u64, u64) {
         let state = self.state.borrow();
-        (state.log_start, state.truncations)
+        (state.log_start, state.truncations, state.replaced)
+    }
+
+    /// Whether the segments are still those that a search began with: compaction may have moved what
+    /// is not searched yet to one that is.
+    fn check_bases(&self, replaced: u64) -> Result<(), LogError> {
+        if self.state.borrow().replaced == replaced { Ok(()) } else { Err(LogError::Truncated) }
     }
 
     /// The segment, unless it is known to hold no timestamp so large, or is not there.
@@ -96,7 +104,7 @@ impl Inner {
 
     /// The reader's next batch, within its segment.
     async fn next_in_segment(&self, reader: &mut Reader) -> Result<Option<(BatchPlace, Bytes)>, LogError> {
-        let Some(bounds) = self.bounds(reader.segment_base()) else {
+        let Some(bounds) = self.bounds_of(reader.segment()) else {
             return Ok(None);
         };
         let Some(header) = reader.peek(bounds).await? else {
@@ -108,9 +116,10 @@ impl Inner {
 
     pub(super) async fn max_timestamp(&self) -> Result<Option<(i64, Offset)>, LogError> {
         self.ensure_listed().await?;
-        let (log_start, truncations) = self.start_of_search();
+        let (log_start, truncations, replaced) = self.start_of_search();
         let mut best: Option<(i64, Offset)> = None;
         for base in self.bases_from(log_start) {
+            self.check_bases(replaced)?;
             let least = best.map_or(0, |(timestamp_ms, _)| timestamp_ms.saturating_add(1));
             let Some(segment) = self.segment_with(base, least).await? else {
                 continue;
@@ -136,6 +145,7 @@ impl Inner {
             }
             self.check_untouched(truncations)?;
         }
+        self.check_bases(replaced)?;
         Ok(best)
     }
 }

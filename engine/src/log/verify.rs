@@ -7,16 +7,18 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use bytes::Bytes;
 use corelog_protocol::batch::BatchHeader;
 use corelog_runtime::fs::{BLOCK_BYTES, File, OpenMode};
 
 use super::SegmentPosition;
+use super::clean::Swaps;
 use super::error::{CorruptReason, LogError};
 use super::files::OpenSegment;
 use super::header::{HEADER_BYTES, HeaderError, SegmentHeader};
 use super::index::{Entry, MaxTimestamp};
 use super::read::{Bounds, Reader};
-use super::segments::{list, segment_path};
+use super::segments::{cleaned_path, list, segment_path};
 use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 /// A segment file as it was found.
@@ -90,7 +92,8 @@ impl Found {
 }
 
 /// The segments of a partition's directory, in order. `target` is checked where it is known, and
-/// `at` is the checkpoint's position.
+/// `at` is the checkpoint's position, `swaps` what it says of replacements by compaction: of one that
+/// is pending, the file is looked at that counts.
 ///
 /// # Errors
 /// I/O errors.
@@ -98,19 +101,30 @@ pub async fn segments(
     dir: &Path,
     target: Option<TopicPartition>,
     at: Option<SegmentPosition>,
+    swaps: Swaps,
 ) -> Result<Vec<FoundSegment>, LogError> {
-    let listing = list(dir).await.map_err(LogError::io("listing", dir))?;
-    let bases: Vec<_> = listing.segments.keys().copied().collect();
+    let mut listing = list(dir).await.map_err(LogError::io("listing", dir))?;
+    let replaced = swaps.pending.map(|pending| pending.base.plus(1)..pending.end);
+    let is_replaced = |base: &Offset| replaced.as_ref().is_some_and(|replaced| replaced.contains(base));
+    let cleaned = match swaps.pending.filter(|pending| listing.cleaned.contains(&pending.base)) {
+        Some(pending) => counting(dir, pending.base, swaps.generation).await?,
+        None => None,
+    };
+    // It may be all that is left.
+    listing.segments.extend(cleaned.as_ref().map(|(base, _, len)| (*base, *len)));
+    let bases: Vec<_> = listing.segments.keys().copied().filter(|base| !is_replaced(base)).collect();
     let mut found = Vec::with_capacity(bases.len());
-    for (number, (base, len)) in listing.segments.into_iter().enumerate() {
-        let path = segment_path(dir, base);
-        let file = File::open(&path, OpenMode::Read).await.map_err(LogError::io("opening", &path))?;
-        let block = file.read_at(0, BLOCK_BYTES).await.map_err(LogError::io("reading", &path))?;
-        file.close().await.map_err(LogError::io("closing", &path))?;
+    for (base, len) in listing.segments {
+        let path = match &cleaned {
+            Some((at, path, _)) if *at == base => path.clone(),
+            _ => segment_path(dir, base),
+        };
+        let (block, _) = read_header(&path).await?;
         let header = SegmentHeader::decode(&block)
             .and_then(|header| header.check(target.unwrap_or(header.target), base).map(|()| header));
-        let next = bases.get(number + 1).copied();
+        let next = bases.iter().copied().find(|next| *next > base);
         let (end, synced_bytes, is_left_over) = match at {
+            _ if is_replaced(&base) => (None, 0, true),
             None => (next, len, false),
             Some(at) if base < at.segment_base => {
                 (Some(next.map_or(at.segment_base, |next| next.min(at.segment_base))), len, false)
@@ -123,6 +137,28 @@ pub async fn segments(
         found.push(FoundSegment { path, base, len, header, end, is_left_over, synced_bytes });
     }
     Ok(found)
+}
+
+/// The file that is to take the place of the segment at `base`, and its length, if it was committed:
+/// one of another generation was not.
+async fn counting(
+    dir: &Path,
+    base: Offset,
+    generation: u64,
+) -> Result<Option<(Offset, PathBuf, u64)>, LogError> {
+    let path = cleaned_path(dir, base);
+    let (block, len) = read_header(&path).await?;
+    let header = SegmentHeader::decode(&block);
+    Ok(header.is_ok_and(|header| header.generation() == generation).then_some((base, path, len)))
+}
+
+/// A file's first block, and its length.
+async fn read_header(path: &Path) -> Result<(Bytes, u64), LogError> {
+    let file = File::open(path, OpenMode::Read).await.map_err(LogError::io("opening", path))?;
+    let block = file.read_at(0, BLOCK_BYTES).await.map_err(LogError::io("reading", path))?;
+    let len = file.len().await.map_err(LogError::io("reading the length of", path))?;
+    file.close().await.map_err(LogError::io("closing", path))?;
+    Ok((block, len))
 }
 
 /// Walks through one segment.

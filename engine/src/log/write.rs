@@ -16,6 +16,7 @@ use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 
+use super::clean::swap;
 use super::error::{CorruptReason, LogError};
 use super::files::OpenSegment;
 use super::header::{HEADER_BYTES, SegmentHeader};
@@ -84,6 +85,7 @@ pub(super) async fn truncate_to(log: Rc<Inner>, offset: Offset) -> Result<Segmen
 pub(super) async fn delete_all(log: Rc<Inner>) -> Result<(), LogError> {
     run_to_end(async move {
         let mut writer = log.writer.lock().await;
+        let _alone = log.not_listing().await;
         writer.is_prepared = false;
         {
             let mut state = log.state.borrow_mut();
@@ -91,6 +93,7 @@ pub(super) async fn delete_all(log: Rc<Inner>) -> Result<(), LogError> {
             state.layout += 1;
             state.closed = Some(BTreeMap::new());
             state.active = None;
+            state.replacing = None;
         }
         log.files.forget_log(log.id);
         match fs::remove_dir_all(&log.dir).await {
@@ -116,6 +119,7 @@ pub(super) async fn delete_below(
         check_writable(&log)?;
         log.set_log_start(log_start);
         log.ensure_listed().await?;
+        swap::finish(&log).await?;
         let below = take_below(&mut log.state.borrow_mut(), log_start, stored);
         let bases: Vec<_> = below.iter().map(|(base, _)| *base).collect();
         let result = remove_segments(&log, &bases).await;
@@ -140,7 +144,9 @@ fn take_below(state: &mut State, log_start: Offset, stored: SegmentPosition) -> 
     let mut below = Vec::new();
     while let Some((base, segment)) = closed.pop_first() {
         let end = closed.first_key_value().map_or(active, |(next, _)| *next);
-        if end > log_start || base >= stored.segment_base {
+        // What is being replaced goes once it is known which of the two files counts.
+        let is_replaced = state.swaps.pending.is_some_and(|pending| base >= pending.base);
+        if end > log_start || base >= stored.segment_base || is_replaced {
             closed.insert(base, segment);
             break;
         }
@@ -150,7 +156,7 @@ fn take_below(state: &mut State, log_start: Offset, stored: SegmentPosition) -> 
     below
 }
 
-async fn run_to_end<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
+pub(super) async fn run_to_end<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
     let (done, result) = oneshot::channel();
     task::spawn(async move {
         // Nobody may be waiting any more.
@@ -302,7 +308,8 @@ impl Writer {
         let is_told = is_whole && known.timestamp_ms >= 0;
         let newest_ms = if is_told { known.timestamp_ms } else { known.timestamp_ms.max(now_ms) };
         let closed = state.closed.as_mut().expect("prepared: the segments are listed");
-        closed.insert(piece.segment_base, Closed { file_bytes, max, newest_ms: Some(newest_ms) });
+        let newest_ms = Some(newest_ms);
+        closed.insert(piece.segment_base, Closed { max, newest_ms, ..Closed::unread(file_bytes) });
         if !is_whole {
             return None;
         }
@@ -383,6 +390,7 @@ impl Writer {
     async fn truncate_to(&mut self, log: &Inner, offset: Offset) -> Result<SegmentPosition, LogError> {
         check_writable(log)?;
         log.ensure_listed().await?;
+        swap::finish(log).await?;
         let at = log.position();
         if offset >= at.next {
             return Ok(at);
@@ -400,7 +408,7 @@ impl Writer {
             let removed: Vec<_> = closed.split_off(&offset).into_keys().collect();
             if let Some(mut last) = closed.last_entry() {
                 // Of what it still holds.
-                *last.get_mut() = Closed::unread(last.get().file_bytes);
+                *last.get_mut() = last.get().cut();
             }
             removed
         };
@@ -412,7 +420,7 @@ impl Writer {
     }
 }
 
-fn check_writable(log: &Inner) -> Result<(), LogError> {
+pub(super) fn check_writable(log: &Inner) -> Result<(), LogError> {
     let state = log.state.borrow();
     if state.is_deleted {
         return Err(LogError::Deleted);
@@ -424,7 +432,7 @@ fn check_writable(log: &Inner) -> Result<(), LogError> {
 }
 
 /// A failed sync is never repeated: what it was for may be gone while the next one succeeds.
-fn fence_if_failed<T, E>(log: &Inner, synced: Result<T, E>) -> Result<T, E> {
+pub(super) fn fence_if_failed<T, E>(log: &Inner, synced: Result<T, E>) -> Result<T, E> {
     if synced.is_err() {
         log.state.borrow_mut().is_fenced = true;
     }
@@ -556,7 +564,7 @@ async fn remove_left_overs(log: &Inner, at: SegmentPosition) -> Result<(), LogEr
 }
 
 /// Removes segments with their indexes, in this order, durably.
-async fn remove_segments(log: &Inner, bases: &[Offset]) -> Result<(), LogError> {
+pub(super) async fn remove_segments(log: &Inner, bases: &[Offset]) -> Result<(), LogError> {
     if bases.is_empty() {
         return Ok(());
     }

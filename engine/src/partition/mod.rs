@@ -24,7 +24,6 @@ use self::state::PartitionState;
 use self::tail::{Tail, TailBatch};
 use crate::api::{Acks, ActiveProducer, EpochEnd, PartitionError, ProduceError};
 use crate::journal::{Entry, EntryKind, Journal};
-use crate::log::clean::Swaps;
 use crate::log::{SegmentLog, SegmentPosition, Unflushed};
 use crate::topic_config::TopicConfig;
 use crate::types::{Durability, LeaderEpoch, Lsn, Offset, TopicPartition};
@@ -43,7 +42,6 @@ pub struct Partition {
     high_watermark: Offset,
     /// See [`PartitionState::cleaned_to`].
     cleaned_to: Offset,
-    swaps: Swaps,
     epochs: EpochHistory,
     producers: Producers,
     tail: Tail,
@@ -115,7 +113,6 @@ impl Partition {
             log_end: state.log_end,
             high_watermark: state.log_end,
             cleaned_to: state.cleaned_to,
-            swaps: state.swaps,
             epochs: state.epochs,
             producers: state.producers,
             tail: Tail::default(),
@@ -390,6 +387,25 @@ impl Partition {
         }
     }
 
+    /// See [`PartitionState::cleaned_to`].
+    pub fn cleaned_to(&self) -> Offset {
+        self.cleaned_to
+    }
+
+    /// Compaction has come so far.
+    pub fn set_cleaned_to(&mut self, cleaned_to: Offset) {
+        assert!(cleaned_to <= self.log_end, "what is cleaned is in the log");
+        self.cleaned_to = cleaned_to;
+    }
+
+    /// The producers that are remembered, in the order of their ids, and where the last batch of each
+    /// begins.
+    pub fn last_batches(&self) -> Vec<(i64, Offset)> {
+        let last =
+            |(id, producer): (i64, &producers::Producer)| Some((id, producer.batches.back()?.base_offset));
+        self.producers.iter().filter_map(last).collect()
+    }
+
     /// Registers a waiter for the next change.
     pub fn watch(&mut self, id: WatchId, notify: Rc<Notify>) {
         self.watchers.insert(id, notify);
@@ -428,7 +444,7 @@ impl Partition {
             log_end: self.log_end,
             high_watermark: self.high_watermark,
             cleaned_to: self.cleaned_to,
-            swaps: self.swaps,
+            swaps: self.log.swaps(),
             epochs: self.epochs.clone(),
             producers: self.producers.clone(),
             fault: self.fault.clone(),

@@ -146,6 +146,9 @@ impl Shard {
             let mut partition = cell.borrow_mut();
             if position.segment_base != active {
                 partition.rolled(time::unix_time_ms());
+                if partition.config().cleanup.compact {
+                    self.cleaner.want();
+                }
             }
             let before = partition.tail().unflushed_bytes();
             let batches = partition.tail_mut().flushed_to(position.next);

@@ -126,7 +126,7 @@ impl Retention {
     }
 
     /// Whether records may be called old by the wall clock as it is now.
-    fn believes_clock(&self) -> bool {
+    pub(super) fn believes_clock(&self) -> bool {
         let since_start = Duration::from_nanos(Instant::now().as_nanos());
         let wall_ms = time::unix_time_ms();
         let is_believed = self.clock.borrow_mut().is_believed(since_start, wall_ms);

@@ -162,7 +162,8 @@ impl Shard {
         let dir = node_dir::partition_dir(&self.options.data_dir, &state.target);
         let options = segment_options(config, &self.options);
         let files = Rc::clone(&self.files);
-        Rc::new(SegmentLog::new(dir, state.target, state.position, state.log_start, options, files))
+        let log = SegmentLog::new(dir, state.target, state.position, state.log_start, options, files);
+        Rc::new(log.with_swaps(state.swaps))
     }
 
     /// Brings the shard's partitions in line with the metadata: creates, updates, deletes.
@@ -210,6 +211,7 @@ impl Shard {
             let mut partition = cell.borrow_mut();
             if **partition.config() != *config {
                 self.retention.hurry();
+                self.cleaner.want();
             }
             partition.log().set_options(segment_options(&config, &self.options));
             let before = partition.config().durability;
@@ -342,6 +344,7 @@ impl Shard {
         self.flush_wanted.notify_waiters();
         self.relief_wanted.notify_one();
         self.retention.hurry();
+        self.cleaner.stop();
         if self.fault.borrow().is_none()
             && let Some(newest) = self.journal.last_appended()
         {

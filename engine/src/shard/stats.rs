@@ -1,6 +1,6 @@
 //! What a shard tells of itself, for metrics and health.
 
-use super::{RetentionStats, Shard, StageStats};
+use super::{CleanerStats, RetentionStats, Shard, StageStats};
 use crate::journal::{JournalFull, JournalStats};
 
 /// Memory for one purpose, against what may be used for it.
@@ -54,6 +54,8 @@ pub struct ShardStats {
     pub segment_bytes: u64,
     /// What retention deleted.
     pub retention: RetentionStats,
+    /// What compaction did.
+    pub cleaner: CleanerStats,
     /// Consumer groups.
     pub groups: GroupStats,
     /// The journal's numbers.
@@ -95,6 +97,7 @@ impl Shard {
             mesh_queued: 0,
             segment_bytes: partitions.values().map(|cell| cell.borrow().log().size_bytes()).sum(),
             retention: self.retention.stats(),
+            cleaner: self.cleaner.stats(),
             groups: self.group_stats(),
             journal,
             stages: self.stages.stats(),

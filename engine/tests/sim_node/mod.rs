@@ -8,7 +8,7 @@ use corelog_engine::engine::{Engine, EngineOptions};
 use corelog_engine::journal::JournalOptions;
 use corelog_engine::meta::MetaOptions;
 use corelog_engine::planted::PlantedBug;
-use corelog_engine::shard::ShardOptions;
+use corelog_engine::shard::{CleanOptions, ShardOptions};
 use corelog_engine::topic_config::NodeDefaults;
 use corelog_engine::types::{NodeId, Offset, TopicPartition};
 
@@ -37,6 +37,7 @@ pub fn options(bug: PlantedBug) -> EngineOptions {
             open_files_max: 8,
             groups: corelog_engine::group::GroupConfig::default(),
             retention_check_interval: Duration::from_secs(300),
+            clean: CleanOptions::default(),
             planted: bug,
         },
         journal,

@@ -55,6 +55,18 @@ metrics! {
 
     RETENTION_SEGMENTS = "counter" "corelog_retention_deleted_segments_total": "Segments that retention deleted, by reason.";
     RETENTION_BYTES = "counter" "corelog_retention_deleted_bytes_total": "Bytes of the segments that retention deleted, by reason.";
+    CLEANER_ROUNDS = "counter" "corelog_log_cleaner_rounds_total": "Rounds of log compaction over one partition that came to their end.";
+    CLEANER_ROUNDS_FAILED = "counter" "corelog_log_cleaner_failed_rounds_total": "Rounds of log compaction that ended early by an error.";
+    CLEANER_READ = "counter" "corelog_log_cleaner_read_bytes_total": "Bytes of record batches that log compaction judged.";
+    CLEANER_WRITTEN = "counter" "corelog_log_cleaner_written_bytes_total": "Bytes of the segments that log compaction put in the place of others.";
+    CLEANER_REPLACED = "counter" "corelog_log_cleaner_replaced_segments_total": "Segments whose place was taken by compacted ones.";
+    CLEANER_RECORDS = "counter" "corelog_log_cleaner_read_records_total": "Records that log compaction judged.";
+    CLEANER_REMOVED = "counter" "corelog_log_cleaner_removed_records_total": "Records that log compaction removed.";
+    CLEANER_KEYLESS = "counter" "corelog_log_cleaner_removed_keyless_records_total": "Records that log compaction removed since they have no key.";
+    CLEANER_TOMBSTONES = "counter" "corelog_log_cleaner_removed_tombstones_total": "Tombstones that log compaction removed since their time had passed.";
+    CLEANER_UNCLEANABLE = "gauge" "corelog_log_cleaner_uncleanable_partitions": "Partitions that log compaction leaves alone since a segment of theirs cannot be read.";
+    CLEANER_DIRTY_RATIO = "gauge" "corelog_log_cleaner_dirty_ratio_max": "The share of what is not compacted in the closed segments of the dirtiest log, from 0 to 1, at the last look.";
+    CLEANER_OVERDUE = "gauge" "corelog_log_cleaner_overdue_seconds_max": "For how long a record has been waiting beyond max.compaction.lag.ms, at the last look.";
     RETENTION_SWEEP = "gauge" "corelog_retention_sweep_timestamp_seconds": "When retention had looked at every partition, in seconds since 1970; 0 before the first time.";
 
     GROUPS = "gauge" "corelog_engine_groups": "Consumer groups that the shard coordinates.";

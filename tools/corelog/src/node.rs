@@ -14,7 +14,7 @@ use corelog_engine::journal::JournalOptions;
 use corelog_engine::meta::MetaOptions;
 use corelog_engine::meta::image::ListenerMeta;
 use corelog_engine::planted::PlantedBug;
-use corelog_engine::shard::ShardOptions;
+use corelog_engine::shard::{CleanOptions, ShardOptions};
 use corelog_engine::topic_config::NodeDefaults;
 use corelog_engine::types::{Durability, NodeId};
 use corelog_net::node::{self, NodeSpec};
@@ -149,6 +149,7 @@ pub(crate) fn engine_options(config: &Config) -> Result<EngineOptions> {
             open_files_max: open_files_max(config)?,
             groups: group_config(&config.groups),
             retention_check_interval: Duration::from_millis(config.retention.check_interval_ms),
+            clean: clean_options(config)?,
             planted: PlantedBug::NONE,
         },
         journal,
@@ -158,6 +159,19 @@ pub(crate) fn engine_options(config: &Config) -> Result<EngineOptions> {
             ..MetaOptions::new(node, Vec::new())
         },
         defaults,
+    })
+}
+
+/// What the whole node may take, a share for each shard.
+fn clean_options(config: &Config) -> Result<CleanOptions> {
+    let compaction = &config.compaction;
+    let shards = shard_options(config)?.shards;
+    let bytes_per_second = compaction.bytes_per_second / u64::try_from(shards)?;
+    Ok(CleanOptions {
+        is_enabled: compaction.enabled,
+        keys_bytes: compaction.keys_memory_bytes / shards,
+        backoff: Duration::from_millis(compaction.check_interval_ms),
+        bytes_per_second: (compaction.bytes_per_second > 0).then_some(bytes_per_second.max(1)),
     })
 }
 
@@ -210,6 +224,9 @@ fn net_options(config: &Config) -> Result<NetOptions> {
             ("num.partitions".to_owned(), text(&config.topics.default_partitions)),
             ("default.replication.factor".to_owned(), "1".to_owned()),
             ("log.retention.check.interval.ms".to_owned(), text(&config.retention.check_interval_ms)),
+            ("log.cleaner.enable".to_owned(), text(&config.compaction.enabled)),
+            ("log.cleaner.dedupe.buffer.size".to_owned(), text(&config.compaction.keys_memory_bytes)),
+            ("log.cleaner.backoff.ms".to_owned(), text(&config.compaction.check_interval_ms)),
             ("log.dirs".to_owned(), config.data_dir.display().to_string()),
         ],
         build: BuildInfo { revision: REVISION.to_owned(), ..BuildInfo::default() },

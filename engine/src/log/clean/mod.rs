@@ -3,8 +3,9 @@
 //! A round maps the keys of a log's dirty part ([`keys`]), as far as memory allows, and then
 //! goes over the log's closed segments from the oldest on, judging each batch with that map
 //! ([`retain`]). Which part is dirty, whether a round is due, and which segments become one is
-//! [`choose`]'s. All three are pure: no file, no clock, no randomness. [`source`] reads batches for
-//! them.
+//! [`choose`]'s. All three are pure: no file, no clock, no randomness. [`look`] finds out what they
+//! have to know, [`source`] reads batches for them, [`round`] goes through a log with them, and
+//! [`swap`] puts what it wrote in the place of what it read.
 //!
 //! A record goes only when the map holds a newer one of its key, or, if it is a tombstone, when
 //! its time has passed. Both need that what is older went before: segments are rewritten in
@@ -12,8 +13,11 @@
 
 pub mod choose;
 pub mod keys;
+pub mod look;
 pub mod retain;
+pub mod round;
 pub mod source;
+pub mod swap;
 
 use crate::types::Offset;
 

@@ -17,6 +17,7 @@ use corelog_protocol::batch::filter::{
 use corelog_protocol::batch::{BatchHeader, BatchRef, Record, Scratch};
 
 use super::keys::KeyMap;
+use crate::planted::{Planted, PlantedBug};
 use crate::types::{LeaderEpoch, Offset};
 
 /// What a round knows and its log's configs say, beside the map.
@@ -35,6 +36,8 @@ pub struct RetentionRules {
     pub last_batches: Vec<(i64, Offset)>,
     /// Largest size of a batch's records once decompressed.
     pub limit_bytes: usize,
+    /// For the crash test.
+    pub planted: PlantedBug,
 }
 
 /// What a round found and did.
@@ -230,9 +233,9 @@ impl Retention {
         if self.keys.newest(key).is_some_and(|newest| newest > offset) {
             return false;
         }
-        let is_expired = record.value.is_none()
-            && header.has_delete_horizon()
-            && header.base_timestamp <= self.rules.now_ms;
+        let is_past = header.has_delete_horizon() && header.base_timestamp <= self.rules.now_ms;
+        let is_expired =
+            record.value.is_none() && (is_past || self.rules.planted.has(Planted::TombstoneAtOnce));
         counts.tombstones_expired += u64::from(is_expired);
         !is_expired
     }
@@ -390,6 +393,7 @@ mod tests {
                 delete_retention_ms: DELETE_RETENTION_MS,
                 last_batches: self.last_batches.iter().map(|(id, base)| (*id, *base)).collect(),
                 limit_bytes: LIMIT_BYTES,
+                planted: PlantedBug::NONE,
             };
             let mut retention = Retention::new(keys, rules);
             let mut out = Vec::new();
@@ -562,6 +566,7 @@ mod tests {
             delete_retention_ms: DELETE_RETENTION_MS,
             last_batches: header_to_keep.into_iter().collect(),
             limit_bytes: LIMIT_BYTES,
+            planted: PlantedBug::NONE,
         };
         let mut retention = Retention::new(keys, rules);
         let mut out = Vec::new();
@@ -629,6 +634,7 @@ mod tests {
             delete_retention_ms: 0,
             last_batches: Vec::new(),
             limit_bytes: LIMIT_BYTES,
+            planted: PlantedBug::NONE,
         };
         let mut retention = Retention::new(keys, rules);
         let mut out = Vec::new();

@@ -36,9 +36,17 @@ impl ClosedBatches {
             return Err(log.gone(base));
         };
         let segment = log.open(base).await?;
+        if log.bounds_of(&segment) != Some(bounds) {
+            return Err(LogError::Truncated);
+        }
         let first = Entry { offset: base, position_bytes: HEADER_BYTES, max_before: MaxTimestamp::NONE };
         let reader = Reader::with_gait(segment, first, Gait::CLEAN);
         Ok(Self { log, reader, bounds, truncations })
+    }
+
+    /// Where the segment ends.
+    pub(in crate::log) fn end(&self) -> Offset {
+        self.bounds.end
     }
 
     /// The next batch; nothing at the segment's end.

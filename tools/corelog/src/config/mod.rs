@@ -32,6 +32,7 @@ pub(crate) struct Config {
     pub(crate) journal: Journal,
     pub(crate) segments: Segments,
     pub(crate) retention: Retention,
+    pub(crate) compaction: Compaction,
     pub(crate) memory: Memory,
     pub(crate) log: Log,
     pub(crate) listener: Vec<Listener>,
@@ -145,6 +146,16 @@ section! {
 }
 
 section! {
+    /// Keeping only the newest record of each key.
+    Compaction {
+        enabled: bool = true,
+        keys_memory_bytes: usize = 32 << 20,
+        check_interval_ms: u64 = 15_000,
+        bytes_per_second: u64 = 0,
+    }
+}
+
+section! {
     /// Memory budgets.
     Memory {
         tail_cache_bytes: usize = 64 << 20,
@@ -180,6 +191,7 @@ impl Default for Config {
             journal: Journal::default(),
             segments: Segments::default(),
             retention: Retention::default(),
+            compaction: Compaction::default(),
             memory: Memory::default(),
             log: Log::default(),
             listener: vec![Listener::main()],
@@ -194,6 +206,8 @@ pub(crate) const MAIN_LISTENER: &str = "main";
 const JOURNAL_FILE_BYTES_MIN: u64 = 1 << 20;
 /// A journal needs one file to write to, one that is being freed and one in reserve.
 const JOURNAL_FILES_MIN: usize = 3;
+/// Some thousand keys for each shard of a large machine: less, and rounds get nowhere.
+const COMPACTION_KEYS_BYTES_MIN: usize = 1 << 20;
 /// Kafka's own lower limit is 14; a file of less than this holds next to nothing.
 const SEGMENT_BYTES_MIN: u64 = 1 << 16;
 /// Kafka's `segment.bytes` is a signed number of 32 bits.
@@ -349,6 +363,11 @@ impl Config {
         );
         ensure!(journal.flush_interval_ms > 0, "journal.flush_interval_ms must not be 0");
         ensure!(self.retention.check_interval_ms > 0, "retention.check_interval_ms must not be 0");
+        ensure!(self.compaction.check_interval_ms > 0, "compaction.check_interval_ms must not be 0");
+        ensure!(
+            self.compaction.keys_memory_bytes >= COMPACTION_KEYS_BYTES_MIN,
+            "compaction.keys_memory_bytes must be at least {COMPACTION_KEYS_BYTES_MIN}"
+        );
         ensure!(self.network.max_connections > 0, "network.max_connections must not be 0");
         Ok(())
     }

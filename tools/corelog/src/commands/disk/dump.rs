@@ -9,6 +9,7 @@ use bytes::Bytes;
 use corelog_engine::journal::EntryKind;
 use corelog_engine::journal::dump::{Detail, Item, read_dir, read_file};
 use corelog_engine::journal::format::EntryHeader;
+use corelog_engine::log::clean::Swaps;
 use corelog_engine::log::verify::{Found, FoundSegment, SegmentScan, segments as list_segments};
 use corelog_engine::partition::state::PartitionState;
 use corelog_protocol::batch::{BatchHeader, BatchIter};
@@ -239,7 +240,7 @@ impl<W: Write> Printer<W> {
         let failed = || format!("cannot read {}", dir.display());
         // A directory given alone may be relative; its name says the partition only in its place.
         let target = segments::target_of(&absolute(dir)?);
-        let found = list_segments(dir, target, None).await.with_context(failed)?;
+        let found = list_segments(dir, target, None, Swaps::default()).await.with_context(failed)?;
         let wanted = |it: &&FoundSegment| only.is_none_or(|only| it.path.file_name() == only.file_name());
         let mut count = 0;
         for segment in found.iter().filter(wanted) {

@@ -37,14 +37,17 @@ pub(super) async fn check(
     let trusted = known.filter(|it| it.fault.is_none() && it.cut_segments_to.is_none());
     let at = trusted.map(|it| it.state.position);
     let failed = || format!("cannot read {}", dir.display());
-    let found = segments(dir, Some(target), at).await.with_context(failed)?;
+    let swaps = trusted.map(|it| it.state.swaps).unwrap_or_default();
+    let found = segments(dir, Some(target), at, swaps).await.with_context(failed)?;
     if let Some(known) = trusted {
         check_extent(dir, known, &found, &mut report);
     }
     for segment in &found {
         if segment.is_left_over {
             let path = segment.path.display();
-            report.notes.push(format!("{path}: left over from an unfinished flush, does not count"));
+            report
+                .notes
+                .push(format!("{path}: left over from an unfinished flush or compaction, does not count"));
             continue;
         }
         report.segments += 1;
