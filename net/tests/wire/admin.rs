@@ -305,7 +305,7 @@ fn version_5_says_that_the_directory_is_not_cordoned() {
     let fourth = answer.slice(..answer.len() - 1);
     let (correlation_id, response) = decode_response::<DescribeLogDirsRequest>(4, fourth).unwrap();
     assert_eq!((correlation_id, response.results.len()), (7, 1));
-    assert_eq!(response.results[0].topics[0].name.0, "t");
+    assert_eq!(response.results[0].topics[0].name.as_str(), "t");
 }
 
 #[test]

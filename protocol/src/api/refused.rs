@@ -24,7 +24,7 @@ macro_rules! refused {
         #[cfg(test)]
         mod tests {
             use kafka_protocol::messages::*;
-            use kafka_protocol::protocol::{HeaderVersion, Message};
+            use kafka_protocol::protocol::HeaderVersion;
 
             use super::super::tests::{agrees_with_the_generated_codec, survives_mutation};
             use super::schema_of;
