@@ -152,7 +152,8 @@ def test_an_operator_resets_the_offsets_of_a_group_and_deletes_it(
 def test_the_verifiable_producer_is_acknowledged_and_offsets_are_found(
     bootstrap, java_tools, toolchains, make_topic
 ):
-    topic = make_topic(PARTITIONS)
+    # Its records are of 2023, and are to stay.
+    topic = make_topic(PARTITIONS, retention_ms="-1")
     arguments = ["--bootstrap-server", bootstrap, "--topic", topic, "--max-messages", "1000"]
     arguments += ["--message-create-time", str(FIRST_TIMESTAMP), "--repeating-keys", "10"]
     # It sends the last records when its JVM shuts down, so it needs one for itself.
