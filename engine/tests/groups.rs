@@ -213,30 +213,11 @@ async fn describe(engine: &Engine) -> DescribedGroup {
 
 /// One life of a node with two shards, told on shard 0.
 fn live(sim: &Sim, story: impl AsyncFn(Engine) + 'static) {
-    let story = Rc::new(story);
-    let ended = Rc::new(Level::default());
-    let exit = sim.start_node(NODE, 2, {
-        let ended = Rc::clone(&ended);
-        move |context: ShardContext<ShardRequest, ShardReply>| {
-            let (story, ended) = (Rc::clone(&story), Rc::clone(&ended));
-            async move {
-                let shard = context.shard;
-                let engine = Engine::start(context.mesh, sim_node::options(PlantedBug::NONE)).await.unwrap();
-                if shard == 0 {
-                    prepare(&engine).await;
-                    story(engine).await;
-                    ended.raise(1);
-                }
-                std::future::pending::<Result<(), String>>().await
-            }
-        }
+    let options = || sim_node::options(PlantedBug::NONE);
+    sim_node::live(sim, NODE, options, async move |engine| {
+        prepare(&engine).await;
+        story(engine).await;
     });
-    let told = async {
-        ended.reached(1).await;
-        Ok(())
-    };
-    sim.run_until(futures_lite::future::or(exit, told)).unwrap();
-    sim.crash_node(NODE);
 }
 
 #[test]

@@ -14,7 +14,6 @@ mod sim_node;
 mod workload;
 
 use std::cell::{Cell, RefCell};
-use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -28,6 +27,7 @@ use corelog_runtime::sim::{DiskHandle, Sim, SimOptions};
 use corelog_runtime::{rand, task, time};
 
 use crate::model::{Model, Read, Violation};
+use crate::sim_node::{caught, number_from_env};
 
 const NODE: u32 = 1;
 const CLIENTS_PER_SHARD: usize = 3;
@@ -309,19 +309,6 @@ fn is_replacing(disk: &DiskHandle) -> bool {
     })
 }
 
-/// Runs a seed; a panic anywhere in the node is a violation too.
-fn run_caught(plot: Plot) -> Result<Report, Violation> {
-    let caught = std::panic::catch_unwind(AssertUnwindSafe(|| run(plot)));
-    caught.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        Err(format!("panic: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("?")))
-    })
-}
-
-fn number_from_env(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().expect("a number"))
-}
-
 /// Seeds that found something.
 const FAILED_ONCE: [u64; 0] = [];
 
@@ -337,7 +324,7 @@ fn compaction_keeps_the_newest_of_each_key_through_crashes() {
     let first = number_from_env("CORELOG_CRASH_FROM").unwrap_or(0);
     let (mut acknowledged, mut crashes, mut segments) = (0, 0, 0);
     for seed in FAILED_ONCE.iter().copied().chain(first..first + seeds) {
-        match run_caught(Plot::short(seed, PlantedBug::NONE)) {
+        match caught(|| run(Plot::short(seed, PlantedBug::NONE))) {
             Ok(report) => {
                 acknowledged += report.acknowledged;
                 crashes += report.crashes;
@@ -379,14 +366,7 @@ fn an_hour_of_compaction_with_crashes() {
 
 /// Runs seeds until the bug is found.
 fn finds(bug: Planted) {
-    let seeds = 400;
-    for seed in 0..seeds {
-        if let Err(violation) = run_caught(Plot::short(seed, PlantedBug::plant(bug))) {
-            println!("{bug:?} is found by seed {seed}: {violation}");
-            return;
-        }
-    }
-    panic!("{bug:?} was not found by {seeds} seeds");
+    sim_node::finds(bug, |seed, bug| run(Plot::short(seed, bug)));
 }
 
 #[test]

@@ -3,13 +3,14 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::time::Duration;
 
-use corelog_engine::api::{FetchPart, FetchSpec, Fetched, PartitionError};
+use corelog_engine::api::PartitionError;
 use corelog_engine::engine::Engine;
-use corelog_engine::types::{Durability, Offset, TopicId, TopicPartition};
+use corelog_engine::types::{Durability, TopicId, TopicPartition};
 use corelog_protocol::batch::{BatchHeader, BatchIter, Scratch};
 use tokio::sync::RwLock;
+
+use crate::sim_node::fetch;
 
 /// A broken promise, in words.
 pub type Violation = String;
@@ -252,24 +253,6 @@ impl PartitionModel {
         }
         Err(format!("{}: compacted, and {missing:?} is missing, {extra:?} is there", self.target))
     }
-}
-
-/// One fetch without waiting.
-pub async fn fetch(
-    engine: &Engine,
-    target: TopicPartition,
-    from: i64,
-    max_bytes: usize,
-) -> Result<Fetched, PartitionError> {
-    let part = FetchPart { target, offset: Offset(from), max_bytes, current_leader_epoch: None };
-    let spec = FetchSpec {
-        parts: vec![part],
-        max_bytes,
-        min_bytes: 0,
-        max_wait: Duration::ZERO,
-        read_committed: false,
-    };
-    engine.fetch(spec).await.pop().expect("one part, one outcome")
 }
 
 /// What a reader met.

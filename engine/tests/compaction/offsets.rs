@@ -1,19 +1,15 @@
 //! What groups commit is kept in a compacted topic: compaction takes the older commits away, and
 //! after a crash the newest are there.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use corelog_engine::api::NewTopic;
 use corelog_engine::engine::{Engine, OFFSETS_TOPIC};
 use corelog_engine::group::api::{Client, Commit, CommitPartition, FetchOffsets, Reply, Request};
-use corelog_engine::level::Level;
-use corelog_engine::messages::{ShardReply, ShardRequest};
 use corelog_engine::planted::PlantedBug;
 use corelog_engine::shard::CleanOptions;
 use corelog_protocol::ErrorCode;
-use corelog_runtime::shards::ShardContext;
 use corelog_runtime::sim::{Sim, SimOptions};
 use corelog_runtime::{rand, time};
 use uuid::Uuid;
@@ -70,35 +66,15 @@ async fn committed(engine: &Engine, group: i64) -> i64 {
 
 /// One life of a node, told on its first shard.
 fn live(sim: &Sim, story: impl AsyncFn(Engine) + 'static) {
-    let story = Rc::new(story);
-    let ended = Rc::new(Level::default());
-    let exit = sim.start_node(NODE, 2, {
-        let ended = Rc::clone(&ended);
-        move |context: ShardContext<ShardRequest, ShardReply>| {
-            let (story, ended) = (Rc::clone(&story), Rc::clone(&ended));
-            async move {
-                let shard = context.shard;
-                let mut options = sim_node::options(PlantedBug::NONE);
-                options.shard.retention_check_interval = Duration::from_millis(20);
-                options.shard.clean =
-                    CleanOptions { backoff: Duration::from_millis(10), ..CleanOptions::default() };
-                options.defaults.segment_ms = 100;
-                options.meta.configs = options.defaults.clone();
-                let engine = Engine::start(context.mesh, options).await.unwrap();
-                if shard == 0 {
-                    story(engine).await;
-                    ended.raise(1);
-                }
-                std::future::pending::<Result<(), String>>().await
-            }
-        }
-    });
-    let told = async {
-        ended.reached(1).await;
-        Ok(())
+    let options = || {
+        let mut options = sim_node::options(PlantedBug::NONE);
+        options.shard.retention_check_interval = Duration::from_millis(20);
+        options.shard.clean = CleanOptions { backoff: Duration::from_millis(10), ..CleanOptions::default() };
+        options.defaults.segment_ms = 100;
+        options.meta.configs = options.defaults.clone();
+        options
     };
-    sim.run_until(futures_lite::future::or(exit, told)).unwrap();
-    sim.crash_node(NODE);
+    sim_node::live(sim, NODE, options, story);
 }
 
 async fn removed(engine: &Engine) -> u64 {

@@ -235,7 +235,7 @@ async fn truncate(engine: &Engine, model: &SharedModel) -> Result<(), Violation>
     }
     let near = (end - 1 - i64::try_from(rand::below(30)).expect("small")).max(start);
     // Only whole batches can be taken back.
-    let Ok(fetched) = model::fetch(engine, target, near, 1).await else { return Ok(()) };
+    let Ok(fetched) = sim_node::fetch(engine, target, near, 1).await else { return Ok(()) };
     let Some(header) = fetched.batches.first().and_then(|bytes| BatchHeader::parse(bytes).ok()) else {
         return Ok(());
     };

@@ -12,7 +12,6 @@ mod sim_node;
 mod workload;
 
 use std::cell::{Cell, RefCell};
-use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,6 +24,7 @@ use corelog_runtime::sim::{Sim, SimOptions};
 use corelog_runtime::{rand, task, time};
 
 use crate::model::Violation;
+use crate::sim_node::{caught, number_from_env};
 use crate::workload::SharedModel;
 
 const NODE: u32 = 1;
@@ -194,19 +194,6 @@ async fn tell(
     Ok(crashes)
 }
 
-/// Runs a seed; a panic anywhere in the node is a violation too.
-fn run_caught(seed: u64, bug: PlantedBug) -> Result<Report, Violation> {
-    let caught = std::panic::catch_unwind(AssertUnwindSafe(|| run(seed, bug)));
-    caught.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        Err(format!("panic: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("?")))
-    })
-}
-
-fn number_from_env(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().expect("a number"))
-}
-
 /// Seeds that found something, in the order in which they did:
 /// - 1311: retention decided, a truncation came and then new records, which went though they were
 ///   young.
@@ -223,7 +210,7 @@ fn no_acknowledged_record_is_lost_changed_or_renumbered() {
     let seeds = number_from_env("CORELOG_CRASH_SEEDS").unwrap_or(60);
     let (mut acknowledged, mut crashes) = (0, 0);
     for seed in FAILED_ONCE.iter().copied().chain(0..seeds) {
-        match run_caught(seed, PlantedBug::NONE) {
+        match caught(|| run(seed, PlantedBug::NONE)) {
             Ok(report) => {
                 acknowledged += report.acknowledged;
                 crashes += report.crashes;
@@ -244,14 +231,7 @@ fn a_seed_replays_a_run() {
 
 /// Runs seeds until the bug is found.
 fn finds(bug: Planted) {
-    let seeds = 400;
-    for seed in 0..seeds {
-        if let Err(violation) = run_caught(seed, PlantedBug::plant(bug)) {
-            println!("{bug:?} is found by seed {seed}: {violation}");
-            return;
-        }
-    }
-    panic!("{bug:?} was not found by {seeds} seeds");
+    sim_node::finds(bug, run);
 }
 
 #[test]

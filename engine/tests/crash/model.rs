@@ -3,14 +3,15 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use corelog_engine::api::{FetchPart, FetchSpec, Fetched, PartitionError};
+use corelog_engine::api::PartitionError;
 use corelog_engine::engine::Engine;
-use corelog_engine::types::{Durability, LeaderEpoch, Offset, TopicId, TopicPartition};
+use corelog_engine::types::{Durability, LeaderEpoch, TopicId, TopicPartition};
 use corelog_protocol::batch::{BatchIter, Scratch};
 use tokio::sync::RwLock;
+
+use crate::sim_node::fetch;
 
 /// A broken promise, in words.
 pub type Violation = String;
@@ -305,24 +306,6 @@ pub fn numbers(batches: &[Bytes], from: i64) -> Result<Vec<(i64, u64)>, Violatio
         }
     }
     Ok(found)
-}
-
-/// One fetch without waiting.
-pub async fn fetch(
-    engine: &Engine,
-    target: TopicPartition,
-    from: i64,
-    max_bytes: usize,
-) -> Result<Fetched, PartitionError> {
-    let part = FetchPart { target, offset: Offset(from), max_bytes, current_leader_epoch: None };
-    let spec = FetchSpec {
-        parts: vec![part],
-        max_bytes,
-        min_bytes: 0,
-        max_wait: Duration::ZERO,
-        read_committed: false,
-    };
-    engine.fetch(spec).await.pop().expect("one part, one outcome")
 }
 
 /// Reads a whole partition: its start, its end, and every record.

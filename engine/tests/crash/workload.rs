@@ -299,7 +299,7 @@ async fn truncate(engine: &Engine, model: &SharedModel) -> Result<(), Violation>
     }
     let back = i64::try_from(rand::below(12)).expect("small");
     let near = (promised - 1 - back).max(start);
-    let Ok(fetched) = model::fetch(engine, target, near, 1).await else { return Ok(()) };
+    let Ok(fetched) = sim_node::fetch(engine, target, near, 1).await else { return Ok(()) };
     let Some(first) = model::numbers(&fetched.batches, 0)?.first().copied() else { return Ok(()) };
     let end = first.0;
     if end < cell.borrow().start() {
@@ -375,7 +375,7 @@ async fn read_some(engine: &Engine, model: &SharedModel) -> Result<(), Violation
         (cell.target, cell.start(), cell.end(), cell.durability)
     };
     let from = start + i64::try_from(rand::below((end - start).unsigned_abs() + 1)).expect("small");
-    let fetched = match model::fetch(engine, target, from, 8 * 1024).await {
+    let fetched = match sim_node::fetch(engine, target, from, 8 * 1024).await {
         Ok(fetched) => fetched,
         Err(PartitionError::UnknownPartition | PartitionError::Stopping | PartitionError::Offline(_)) => {
             return Ok(());
