@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use corelog_engine::log::clean::choose::{CleanRules, GroupRules, groups};
 use corelog_engine::log::clean::look::Known;
+use corelog_engine::log::clean::pace::{Pace, PaceRules};
 use corelog_engine::log::clean::retain::{Retention, RetentionRules};
-use corelog_engine::log::clean::round::{Pace, RECORDS_BYTES_MAX};
+use corelog_engine::log::clean::round::RECORDS_BYTES_MAX;
 use corelog_engine::log::{FileCache, FileCacheOptions, Roll, SegmentLog, SegmentOptions, SegmentPosition};
 use corelog_engine::planted::PlantedBug;
 use corelog_engine::types::{Offset, PartitionId, TopicId, TopicPartition};
@@ -104,7 +105,7 @@ async fn compact(dir: PathBuf) {
     let rules = CleanRules { dirty_ratio_min: 0.0, lag_min_ms: 0, lag_max_ms: i64::MAX };
     log.list().await.unwrap();
     let cleanable = log.cleanable(&known, &rules, false, 5_000).unwrap();
-    let mut pace = Pace::new(None, || false);
+    let mut pace = Pace::new(PaceRules::UNLIMITED, || false, || false);
     let (keys, mapped_to) = log.map_keys(&cleanable, 1 << 20, (1, 2), &mut pace).await.unwrap();
     assert_eq!(mapped_to, Offset(end));
     let rules = RetentionRules {

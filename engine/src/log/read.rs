@@ -33,7 +33,7 @@ impl Gait {
         Self { class: Class::Background, chunk_bytes: BLOCK_BYTES as u64, reads_ahead: false };
     /// Nobody waits: little at a time, and one thing after the other.
     pub(super) const CLEAN: Self =
-        Self { class: Class::Background, chunk_bytes: 256 << 10, reads_ahead: false };
+        Self { class: Class::Background, chunk_bytes: 64 << 10, reads_ahead: false };
 }
 
 /// Up to where a segment may be read.

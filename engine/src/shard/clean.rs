@@ -24,8 +24,9 @@ use tokio::sync::Notify;
 use super::{PartitionCell, Shard};
 use crate::log::clean::choose::{CleanRules, Dirt, GroupRules, groups};
 use crate::log::clean::look::{Cleanable, Known};
+use crate::log::clean::pace::{Haste, Pace, PaceRules};
 use crate::log::clean::retain::{Counts, Retention, RetentionRules};
-use crate::log::clean::round::{CleanError, Pace, RECORDS_BYTES_MAX};
+use crate::log::clean::round::{CleanError, RECORDS_BYTES_MAX};
 use crate::log::clean::swap::Replacement;
 use crate::log::retain::Unknown;
 use crate::log::{LogError, SegmentLog};
@@ -52,8 +53,8 @@ pub struct CleanOptions {
     pub keys_bytes: usize,
     /// Between two looks at what is dirty.
     pub backoff: Duration,
-    /// At most so much is read and written in a second.
-    pub bytes_per_second: Option<u64>,
+    /// How fast it may go, unless it falls behind.
+    pub pace: PaceRules,
 }
 
 impl Default for CleanOptions {
@@ -62,7 +63,7 @@ impl Default for CleanOptions {
             is_enabled: true,
             keys_bytes: 16 << 20,
             backoff: Duration::from_secs(15),
-            bytes_per_second: None,
+            pace: PaceRules { bytes_per_second: None, busy_percent: 20 },
         }
     }
 }
@@ -166,6 +167,8 @@ struct Due {
 #[derive(Default)]
 struct Found {
     due: Option<Due>,
+    /// What is dirty of all logs that are to be cleaned.
+    due_bytes: u64,
     /// Those of which too little is known.
     unknown: Vec<PartitionCell>,
     look_again_ms: Option<i64>,
@@ -216,6 +219,7 @@ impl Shard {
     async fn clean_all(self: &Rc<Self>) -> Option<i64> {
         let mut tried = BTreeSet::new();
         let mut learnt = BTreeSet::new();
+        let mut haste = Haste::new(self.options.clean.pace);
         loop {
             // By a clock that was set, a tombstone would be old that is not.
             if self.is_cleaning_over() || !self.retention.believes_clock() {
@@ -224,7 +228,8 @@ impl Shard {
             let found = self.look_for_dirt(&tried).await;
             if let Some(due) = found.due {
                 let target = due.target;
-                match self.clean(due).await {
+                let is_overdue = due.cleanable.dirt.overdue_ms > 0;
+                match self.clean(due, haste.next(found.due_bytes, is_overdue)).await {
                     Ok(true) => {}
                     Ok(false) => {
                         tried.insert(target);
@@ -276,7 +281,11 @@ impl Shard {
                 overdue_ms = overdue_ms.max(dirt.overdue_ms);
                 found.look_again_ms = found.look_again_ms.into_iter().chain(dirt.look_again_ms).min();
                 let is_first = |due: &Due| due.cleanable.dirt.urgency(dirt).is_lt();
-                if dirt.is_due(&rules) && found.due.as_ref().is_none_or(is_first) {
+                if !dirt.is_due(&rules) {
+                    continue;
+                }
+                found.due_bytes += dirt.dirty_bytes;
+                if found.due.as_ref().is_none_or(is_first) {
                     found.due = Some(Due { target, cell: Rc::clone(cell), cleanable });
                 }
             }
@@ -340,11 +349,11 @@ impl Shard {
     }
 
     /// One round over one partition. Whether it got anywhere.
-    async fn clean(self: &Rc<Self>, due: Due) -> Result<bool, CleanError> {
+    async fn clean(self: &Rc<Self>, due: Due, pace: PaceRules) -> Result<bool, CleanError> {
         let Due { target, cell, cleanable } = due;
         let log = Rc::clone(cell.borrow().log());
         let began = Instant::now();
-        let mut result = self.clean_round(&cell, &log, &cleanable).await;
+        let mut result = self.clean_round(&cell, &log, &cleanable, pace).await;
         if cell.borrow().is_deleted() {
             // Whatever failed, its files were going.
             result = Err(CleanError::Changed);
@@ -367,6 +376,7 @@ impl Shard {
         cell: &PartitionCell,
         log: &Rc<SegmentLog>,
         cleanable: &Cleanable,
+        pace: PaceRules,
     ) -> Result<Offset, CleanError> {
         let options = self.options.clean;
         let planted = self.options.planted;
@@ -378,7 +388,12 @@ impl Shard {
             });
             !is_served || weak.upgrade().is_none_or(|shard| shard.is_cleaning_over())
         };
-        let mut pace = Pace::new(options.bytes_per_second, is_over);
+        let (weak, seen) = (Rc::downgrade(self), Cell::new(None));
+        let is_busy = move || {
+            let appended = weak.upgrade().and_then(|shard| shard.journal.last_appended());
+            seen.replace(appended) != appended
+        };
+        let mut pace = Pace::new(pace, is_busy, is_over);
         let hash_key = (rand::u64(), rand::u64());
         let (keys, mut mapped_to) = log.map_keys(cleanable, options.keys_bytes, hash_key, &mut pace).await?;
         if planted.has(Planted::MappedPastTheMap) {

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use corelog_engine::engine::Engine;
 use corelog_engine::level::Level;
+use corelog_engine::log::clean::pace::PaceRules;
 use corelog_engine::messages::{ShardReply, ShardRequest};
 use corelog_engine::planted::{Planted, PlantedBug};
 use corelog_engine::shard::{CleanOptions, CleanerStats};
@@ -271,7 +272,13 @@ fn some_options(is_last: bool) -> CleanOptions {
     CleanOptions {
         keys_bytes: keys_bytes[pick(keys_bytes.len())],
         backoff: Duration::from_millis(1 + rand::below(4)),
-        bytes_per_second: if is_last { None } else { speeds[pick(speeds.len())] },
+        pace: match is_last {
+            true => PaceRules::UNLIMITED,
+            false => PaceRules {
+                bytes_per_second: speeds[pick(speeds.len())],
+                busy_percent: [100, 20, 2][pick(3)],
+            },
+        },
         ..CleanOptions::default()
     }
 }

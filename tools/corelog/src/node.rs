@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use corelog_engine::engine::EngineOptions;
 use corelog_engine::group::{GroupConfig, MigrationPolicy};
 use corelog_engine::journal::JournalOptions;
+use corelog_engine::log::clean::pace::PaceRules;
 use corelog_engine::meta::MetaOptions;
 use corelog_engine::meta::image::ListenerMeta;
 use corelog_engine::planted::PlantedBug;
@@ -24,7 +25,7 @@ use corelog_runtime::{fs, shards};
 use nix::sys::resource::{Resource, getrlimit};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, DefaultDurability, Groups, Listener, Migration, parse_cores};
+use crate::config::{Compaction, Config, DefaultDurability, Groups, Listener, Migration, parse_cores};
 use crate::notify;
 use crate::revision::REVISION;
 
@@ -171,8 +172,19 @@ fn clean_options(config: &Config) -> Result<CleanOptions> {
         is_enabled: compaction.enabled,
         keys_bytes: compaction.keys_memory_bytes / shards,
         backoff: Duration::from_millis(compaction.check_interval_ms),
-        bytes_per_second: (compaction.bytes_per_second > 0).then_some(bytes_per_second.max(1)),
+        pace: PaceRules {
+            bytes_per_second: (compaction.bytes_per_second > 0).then_some(bytes_per_second.max(1)),
+            busy_percent: compaction.busy_percent,
+        },
     })
+}
+
+/// As Kafka shows it: a number with a fraction, and its largest one for no limit.
+fn cleaner_limit(compaction: &Compaction) -> String {
+    match compaction.bytes_per_second {
+        0 => "1.7976931348623157E308".to_owned(),
+        limit => format!("{limit}.0"),
+    }
 }
 
 fn group_config(groups: &Groups) -> GroupConfig {
@@ -227,6 +239,7 @@ fn net_options(config: &Config) -> Result<NetOptions> {
             ("log.cleaner.enable".to_owned(), text(&config.compaction.enabled)),
             ("log.cleaner.dedupe.buffer.size".to_owned(), text(&config.compaction.keys_memory_bytes)),
             ("log.cleaner.backoff.ms".to_owned(), text(&config.compaction.check_interval_ms)),
+            ("log.cleaner.io.max.bytes.per.second".to_owned(), cleaner_limit(&config.compaction)),
             ("log.dirs".to_owned(), config.data_dir.display().to_string()),
         ],
         build: BuildInfo { revision: REVISION.to_owned(), ..BuildInfo::default() },

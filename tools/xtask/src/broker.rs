@@ -153,6 +153,8 @@ pub(crate) struct BrokerOptions {
     /// Port of the Kafka listener; any free one when left out.
     pub(crate) port: Option<u16>,
     pub(crate) purpose: Purpose,
+    /// Corelog's own settings beside those that follow from its purpose, as TOML.
+    pub(crate) settings: String,
 }
 
 impl BrokerOptions {
@@ -164,6 +166,7 @@ impl BrokerOptions {
             auto_create: true,
             port: None,
             purpose: Purpose::Test,
+            settings: String::new(),
         }
     }
 }
@@ -344,9 +347,9 @@ impl Broker {
         if let Some(core) = core {
             command.args(["--cores", &core.to_string()]);
         }
+        let mut settings = self.options.settings.clone();
         if !matches!(self.options.purpose, Purpose::Compare { .. }) {
-            let config = self.folder.join("corelog.toml");
-            let mut settings = format!("[topics]\nauto_create = {}\n", self.options.auto_create);
+            settings += &format!("[topics]\nauto_create = {}\n", self.options.auto_create);
             if let Purpose::Conformance { partitions } = self.options.purpose {
                 settings += &format!("default_partitions = {partitions}\n");
             }
@@ -358,6 +361,9 @@ impl Broker {
                 let interval_ms = self.options.purpose.retention_check_interval_ms();
                 settings += &format!("[retention]\ncheck_interval_ms = {interval_ms}\n");
             }
+        }
+        if !settings.is_empty() {
+            let config = self.folder.join("corelog.toml");
             fs::write(&config, settings)?;
             command.arg("--config").arg(config);
         }

@@ -5,7 +5,7 @@
 //! ([`retain`]). Which part is dirty, whether a round is due, and which segments become one is
 //! [`choose`]'s. All three are pure: no file, no clock, no randomness. [`look`] finds out what they
 //! have to know, [`source`] reads batches for them, [`round`] goes through a log with them, and
-//! [`swap`] puts what it wrote in the place of what it read.
+//! [`swap`] puts what it wrote in the place of what it read; [`pace`] says how fast.
 //!
 //! A record goes only when the map holds a newer one of its key, or, if it is a tombstone, when
 //! its time has passed. Both need that what is older went before: segments are rewritten in
@@ -14,6 +14,7 @@
 pub mod choose;
 pub mod keys;
 pub mod look;
+pub mod pace;
 pub mod retain;
 pub mod round;
 pub mod source;

@@ -6,17 +6,15 @@
 //! is the shard's, which stores the partition's state.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use corelog_protocol::batch::filter::FilterError;
 use corelog_protocol::batch::{BatchHeader, BatchRef, Scratch};
-use corelog_runtime::task::yield_if_needed;
-use corelog_runtime::time::{self, Instant};
 
 use super::choose::Segment;
 use super::keys::{KeyMap, Mapper, OutOfMemory};
 use super::look::Cleanable;
+use super::pace::Pace;
 use super::retain::{Piece, Retention};
 use super::source::ClosedBatches;
 use super::swap::{Replacement, ReplacementWriter};
@@ -50,40 +48,6 @@ pub enum CleanError {
     /// The log was truncated or deleted, or segments of it went.
     #[error("the log changed meanwhile")]
     Changed,
-}
-
-/// How fast a round may go, and how long.
-pub struct Pace {
-    bytes_per_second: Option<u64>,
-    is_over: Box<dyn Fn() -> bool>,
-    /// When what is counted below began.
-    since: Instant,
-    bytes: u64,
-}
-
-impl Pace {
-    /// So many bytes in a second, read and written; until `is_over`.
-    pub fn new(bytes_per_second: Option<u64>, is_over: impl Fn() -> bool + 'static) -> Self {
-        Self { bytes_per_second, is_over: Box::new(is_over), since: Instant::now(), bytes: 0 }
-    }
-
-    /// Counts bytes that went through, and lets others run.
-    async fn went(&mut self, bytes: usize) -> Result<(), CleanError> {
-        yield_if_needed().await;
-        self.bytes += bytes as u64;
-        if let Some(limit) = self.bytes_per_second {
-            let due_ms = self.bytes.saturating_mul(1_000) / limit.max(1);
-            let due = self.since.checked_add(Duration::from_millis(due_ms));
-            // Not for each batch: a sleep is not that exact.
-            if let Some(due) = due
-                && due > Instant::now() + Duration::from_millis(10)
-            {
-                time::sleep_until(due).await;
-                (self.since, self.bytes) = (Instant::now(), 0);
-            }
-        }
-        if (self.is_over)() { Err(CleanError::Ended) } else { Ok(()) }
-    }
 }
 
 /// Maps the dirty part of a log, as far as there is room for its keys. Returns the map and the

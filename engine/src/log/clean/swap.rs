@@ -17,6 +17,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use corelog_protocol::batch::BatchHeader;
 use corelog_runtime::fs::{self, AlignedBuf, BLOCK_BYTES, File, OpenMode};
+use futures_util::future::join;
 
 use super::PendingSwap;
 use super::choose::Segment;
@@ -32,7 +33,7 @@ use crate::planted::Planted;
 use crate::types::{LeaderEpoch, Offset};
 
 /// Size of a write. One is on its way at a time: nobody waits for it.
-const WRITE_BYTES: usize = 256 << 10;
+const WRITE_BYTES: usize = 64 << 10;
 
 /// A file that is to take the place of closed segments, while it is written.
 pub struct ReplacementWriter {
@@ -192,12 +193,12 @@ impl ReplacementWriter {
         }
         let log = Rc::clone(&self.log);
         let path = log.cleaned_path(self.header.base_offset);
-        let synced = self.file.sync_behind().await;
+        // At once: the file system then often needs to write only once.
+        let is_planted = log.options().planted.has(Planted::SwapBeforeDirSync);
+        let sync_dir = async { if is_planted { Ok(()) } else { fs::sync_dir(&log.dir).await } };
+        let (synced, dir_synced) = join(self.file.sync_behind(), sync_dir).await;
+        fence_if_failed(&log, dir_synced).map_err(LogError::io("syncing", &log.dir))?;
         synced.map_err(LogError::io("syncing", &path))?;
-        if !log.options().planted.has(Planted::SwapBeforeDirSync) {
-            let synced = fs::sync_dir(&log.dir).await;
-            fence_if_failed(&log, synced).map_err(LogError::io("syncing", &log.dir))?;
-        }
         let Replaced { generation, end } = self.header.replaces.expect("a replacement says what it replaces");
         let file =
             OpenSegment::new(&log.segment_path(self.header.base_offset), self.file.clone(), self.header);

@@ -151,6 +151,7 @@ section! {
         enabled: bool = true,
         keys_memory_bytes: usize = 32 << 20,
         check_interval_ms: u64 = 15_000,
+        busy_percent: u32 = 20,
         bytes_per_second: u64 = 0,
     }
 }
@@ -368,6 +369,8 @@ impl Config {
             self.compaction.keys_memory_bytes >= COMPACTION_KEYS_BYTES_MIN,
             "compaction.keys_memory_bytes must be at least {COMPACTION_KEYS_BYTES_MIN}"
         );
+        let busy_percent = self.compaction.busy_percent;
+        ensure!((1..=100).contains(&busy_percent), "compaction.busy_percent must be from 1 to 100");
         ensure!(self.network.max_connections > 0, "network.max_connections must not be 0");
         Ok(())
     }
