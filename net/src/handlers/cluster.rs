@@ -20,8 +20,9 @@ use crate::service::Service;
 
 /// `max.request.partition.size.limit`: partitions in one page of DescribeTopicPartitions.
 const PAGE_PARTITIONS_MAX: i32 = 2000;
-/// The endpoint type of nodes that clients talk to; 2 would be controllers.
+/// Types of endpoints: of nodes that clients talk to, and of those that only other nodes do.
 const BROKERS: i8 = 1;
+const CONTROLLERS: i8 = 2;
 
 /// Answers DescribeCluster.
 pub(crate) fn describe_cluster(
@@ -40,9 +41,15 @@ fn cluster(
     request: &DescribeClusterRequest,
 ) -> DescribeClusterResponse {
     if request.endpoint_type != BROKERS {
-        let message = "this listener is for clients of brokers, not of controllers";
+        let (code, message) = match request.endpoint_type {
+            CONTROLLERS => (
+                ErrorCode::MismatchedEndpointType,
+                "this listener is for clients of brokers, not of controllers",
+            ),
+            _ => (ErrorCode::UnsupportedEndpointType, "there is no such kind of endpoint"),
+        };
         return DescribeClusterResponse::default()
-            .with_error_code(ErrorCode::MismatchedEndpointType.code())
+            .with_error_code(code.code())
             .with_error_message(Some(StrBytes::from_static_str(message)))
             .with_cluster_authorized_operations(OPERATIONS_NOT_ASKED);
     }
@@ -234,6 +241,8 @@ mod tests {
     fn controllers_are_not_described_on_this_listener() {
         let request = DescribeClusterRequest::default().with_endpoint_type(2);
         assert_eq!(cluster(&image(), NodeId(1), "inside", &request).error_code, 114);
+        let request = DescribeClusterRequest::default().with_endpoint_type(9);
+        assert_eq!(cluster(&image(), NodeId(1), "inside", &request).error_code, 115);
         let request = DescribeClusterRequest::default().with_endpoint_type(1);
         let response = cluster(&image(), NodeId(1), "outside", &request);
         assert_eq!((response.error_code, response.brokers[0].port), (0, 19092));

@@ -29,11 +29,14 @@ type Refusal = (ErrorCode, String);
 /// Answers ElectLeaders.
 pub(crate) fn elect(image: &MetaImage, request: &ElectLeadersRequest) -> ElectLeadersResponse {
     let kind = request.election_type;
-    if !matches!(kind, PREFERRED | UNCLEAN) {
-        return ElectLeadersResponse::default().with_error_code(ErrorCode::InvalidRequest.code());
-    }
+    let is_known = matches!(kind, PREFERRED | UNCLEAN);
+    let election = |name: &str, index| match is_known {
+        true => election(image, name, index, kind),
+        false => (ErrorCode::InvalidRequest, format!("there is no election of type {kind}")),
+    };
     let mut room = PARTITIONS_NAMED_MAX;
     let results = match &request.topic_partitions {
+        None if !is_known => Vec::new(),
         // Of all partitions only those are told for which there is something to say.
         None => image
             .names
@@ -41,7 +44,7 @@ pub(crate) fn elect(image: &MetaImage, request: &ElectLeadersRequest) -> ElectLe
             .map(|name| {
                 let count = image.topic_named(name).map_or(0, |topic| topic.partitions.len());
                 let indexes = (0_i32..).take(count);
-                let results = indexes.filter_map(|index| match election(image, name, index, kind) {
+                let results = indexes.filter_map(|index| match election(name, index) {
                     (ErrorCode::ElectionNotNeeded, _) => None,
                     refusal => Some(result(index, refusal)),
                 });
@@ -55,8 +58,7 @@ pub(crate) fn elect(image: &MetaImage, request: &ElectLeadersRequest) -> ElectLe
             .iter()
             .map(|topic| {
                 let indexes = topic.partitions.iter().take(room);
-                let results =
-                    indexes.map(|index| result(*index, election(image, &topic.topic, *index, kind)));
+                let results = indexes.map(|index| result(*index, election(&topic.topic, *index)));
                 let partitions: Vec<_> = results.collect();
                 room -= partitions.len();
                 ReplicaElectionResult::default()
@@ -65,7 +67,8 @@ pub(crate) fn elect(image: &MetaImage, request: &ElectLeadersRequest) -> ElectLe
             })
             .collect(),
     };
-    ElectLeadersResponse::default().with_replica_election_results(results)
+    let code = if is_known { ErrorCode::None } else { ErrorCode::InvalidRequest };
+    ElectLeadersResponse::default().with_error_code(code.code()).with_replica_election_results(results)
 }
 
 fn result(index: i32, (code, message): Refusal) -> PartitionResult {
@@ -191,7 +194,9 @@ mod tests {
         let topics = topics.map(|topics| topics.iter().map(topic).collect());
         let request = ElectLeadersRequest::default().with_election_type(kind).with_topic_partitions(topics);
         let response = elect(&image(), &request);
-        for version in 0..=2 {
+        // Version 0 knows one type, and no error code for all.
+        let oldest = i16::from(kind != PREFERRED);
+        for version in oldest..=2 {
             response.encode(&mut BytesMut::new(), version).unwrap();
         }
         let results = response.replica_election_results.iter().flat_map(|topic| {
@@ -211,6 +216,7 @@ mod tests {
         assert_eq!(elected(PREFERRED, None), [of("c", 0, 80)]);
         let request = ElectLeadersRequest::default().with_election_type(7);
         assert_eq!(elect(&image(), &request).error_code, 42);
+        assert_eq!(elected(7, Some(&[("a", &[0])])), [of("a", 0, 42)]);
     }
 
     fn reassigned(name: &str, index: i32, replicas: Option<&[i32]>) -> (i16, String) {

@@ -1,6 +1,6 @@
 //! CreateTopics and DeleteTopics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use corelog_engine::api::{NewTopic, TopicError, TopicRef};
@@ -114,26 +114,28 @@ pub(crate) async fn delete(
     request: DeleteTopicsRequest,
 ) -> DeleteTopicsResponse {
     let by_name = |name| DeleteTopicState::default().with_name(Some(name));
-    let states = match version {
+    let named: Vec<DeleteTopicState> = match version {
         6.. => request.topics,
         _ => request.topic_names.into_iter().map(by_name).collect(),
     };
+    let (states, repeated) = without_repetitions(named);
     let image = service.engine.image();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let checked: Vec<Result<TopicRef, TopicError>> = states
         .iter()
-        .map(|state| {
+        .zip(repeated)
+        .map(|(state, is_repeated)| {
             let topic = topic_ref(state)?;
+            if is_repeated {
+                return Err(named_twice());
+            }
             // A name and an id may mean the same topic.
             let id = match &topic {
                 TopicRef::Name(name) => image.names.get(name).copied(),
                 TopicRef::Id(id) => Some(*id),
             };
             match id {
-                Some(id) if !seen.insert(id) => {
-                    let message = "this topic is named more than once in the request";
-                    Err(TopicError::InvalidRequest(message.to_owned()))
-                }
+                Some(id) if !seen.insert(id) => Err(named_twice()),
                 Some(_) | None => Ok(topic),
             }
         })
@@ -148,6 +150,30 @@ pub(crate) async fn delete(
         deleted(state, version, outcome)
     });
     DeleteTopicsResponse::default().with_responses(results.collect())
+}
+
+/// Each topic that is named once, and whether it was named again: then it is not deleted, and answered
+/// once, as Kafka does.
+fn without_repetitions(named: Vec<DeleteTopicState>) -> (Vec<DeleteTopicState>, Vec<bool>) {
+    let mut places = BTreeMap::new();
+    let (mut states, mut repeated) = (Vec::new(), Vec::new());
+    for state in named {
+        let key = (state.name.clone(), state.topic_id);
+        let is_named = state.name.is_some() || !state.topic_id.is_nil();
+        match places.get(&key).filter(|_| is_named) {
+            Some(place) => repeated[*place] = true,
+            None => {
+                places.insert(key, states.len());
+                states.push(state);
+                repeated.push(false);
+            }
+        }
+    }
+    (states, repeated)
+}
+
+fn named_twice() -> TopicError {
+    TopicError::InvalidRequest("this topic is named more than once in the request".to_owned())
 }
 
 fn topic_ref(state: &DeleteTopicState) -> Result<TopicRef, TopicError> {
@@ -204,6 +230,16 @@ mod tests {
         assert!(topic_ref(&DeleteTopicState::default().with_name(None)).is_err());
         let id = DeleteTopicState::default().with_name(None).with_topic_id(Uuid::from_u128(1));
         assert_eq!(topic_ref(&id), Ok(TopicRef::Id(TopicId(Uuid::from_u128(1)))));
+    }
+
+    #[test]
+    fn a_topic_that_is_named_again_is_answered_once() {
+        let named = |name| DeleteTopicState::default().with_name(Some(owned(name).into()));
+        let unnamed = DeleteTopicState::default().with_name(None);
+        let given = vec![named("a"), named("b"), unnamed.clone(), named("a"), unnamed.clone()];
+        let (states, repeated) = without_repetitions(given);
+        assert_eq!(states, [named("a"), named("b"), unnamed.clone(), unnamed]);
+        assert_eq!(repeated, [true, false, false, false]);
     }
 
     #[test]
