@@ -8,9 +8,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use corelog_engine::api::{
-    Acks, FetchPart, FetchSpec, Fetched, NewTopic, OffsetQuery, PartitionError, ProducePart, TrimTo,
-};
+use corelog_engine::api::{Acks, NewTopic, OffsetQuery, PartitionError, ProducePart, TrimTo};
 use corelog_engine::engine::{Engine, EngineOptions};
 use corelog_engine::level::Level;
 use corelog_engine::log::retain::Reason;
@@ -23,6 +21,8 @@ use corelog_runtime::sim::{FaultOn, Sim, SimOptions};
 use corelog_runtime::time;
 use futures_util::future::LocalBoxFuture;
 
+use crate::sim_node::fetch;
+
 const NODE: u32 = 1;
 const SECOND: Duration = Duration::from_secs(1);
 /// Between two looks.
@@ -32,6 +32,7 @@ const LOOKED: Duration = Duration::from_secs(25);
 const VALUE_BYTES: usize = 4000;
 /// Records of that size that one segment takes.
 const IN_SEGMENT: i64 = 16;
+const FETCH_BYTES: usize = 1 << 20;
 
 fn options() -> EngineOptions {
     let mut options = sim_node::options(PlantedBug::NONE);
@@ -122,29 +123,17 @@ async fn produce_at(engine: &Engine, target: TopicPartition, timestamp_ms: i64) 
     engine.produce(Acks::All, vec![ProducePart { target, batch }]).await.pop().unwrap().unwrap();
 }
 
-async fn fetch(engine: &Engine, target: TopicPartition, from: i64) -> Result<Fetched, PartitionError> {
-    let part = FetchPart { target, offset: Offset(from), max_bytes: 1 << 20, current_leader_epoch: None };
-    let spec = FetchSpec {
-        parts: vec![part],
-        max_bytes: 1 << 20,
-        min_bytes: 0,
-        max_wait: Duration::ZERO,
-        read_committed: false,
-    };
-    engine.fetch(spec).await.pop().unwrap()
-}
-
 /// Where the log starts and ends; everything in between can be read, and nothing before.
 async fn readable(engine: &Engine, target: TopicPartition) -> (i64, i64) {
     let found = engine.list_offsets(vec![(target, None, OffsetQuery::Earliest)]).await.pop().unwrap();
     let start = found.unwrap().offset.0;
     if start > 0 {
-        let below = fetch(engine, target, start - 1).await.unwrap_err();
+        let below = fetch(engine, target, start - 1, FETCH_BYTES).await.unwrap_err();
         assert!(matches!(below, PartitionError::OffsetOutOfRange { .. }), "{below}");
     }
     let mut next = start;
     loop {
-        let fetched = fetch(engine, target, next).await.unwrap();
+        let fetched = fetch(engine, target, next, FETCH_BYTES).await.unwrap();
         assert_eq!(fetched.log_start_offset.0, start);
         if next == fetched.high_watermark.0 {
             return (start, next);
@@ -419,7 +408,7 @@ fn a_reader_whose_records_go_is_told_where_the_log_starts() {
                 corelog_runtime::task::spawn_join(corelog_runtime::task::Class::Serve, async move {
                     let mut next = 0;
                     while next < 200 {
-                        match fetch(&reader, target, next).await {
+                        match fetch(&reader, target, next, FETCH_BYTES).await {
                             Ok(fetched) => next += i64::try_from(fetched.batches.len()).unwrap(),
                             Err(PartitionError::OffsetOutOfRange { log_start_offset, .. }) => {
                                 assert!(log_start_offset.0 > next);

@@ -29,14 +29,9 @@ type Refusal = (ErrorCode, String);
 /// Answers ElectLeaders.
 pub(crate) fn elect(image: &MetaImage, request: &ElectLeadersRequest) -> ElectLeadersResponse {
     let kind = request.election_type;
-    let is_known = matches!(kind, PREFERRED | UNCLEAN);
-    let election = |name: &str, index| match is_known {
-        true => election(image, name, index, kind),
-        false => (ErrorCode::InvalidRequest, format!("there is no election of type {kind}")),
-    };
     let mut room = PARTITIONS_NAMED_MAX;
     let results = match &request.topic_partitions {
-        None if !is_known => Vec::new(),
+        None if !is_known(kind) => Vec::new(),
         // Of all partitions only those are told for which there is something to say.
         None => image
             .names
@@ -44,7 +39,7 @@ pub(crate) fn elect(image: &MetaImage, request: &ElectLeadersRequest) -> ElectLe
             .map(|name| {
                 let count = image.topic_named(name).map_or(0, |topic| topic.partitions.len());
                 let indexes = (0_i32..).take(count);
-                let results = indexes.filter_map(|index| match election(name, index) {
+                let results = indexes.filter_map(|index| match election(image, name, index, kind) {
                     (ErrorCode::ElectionNotNeeded, _) => None,
                     refusal => Some(result(index, refusal)),
                 });
@@ -58,7 +53,8 @@ pub(crate) fn elect(image: &MetaImage, request: &ElectLeadersRequest) -> ElectLe
             .iter()
             .map(|topic| {
                 let indexes = topic.partitions.iter().take(room);
-                let results = indexes.map(|index| result(*index, election(&topic.topic, *index)));
+                let results =
+                    indexes.map(|index| result(*index, election(image, &topic.topic, *index, kind)));
                 let partitions: Vec<_> = results.collect();
                 room -= partitions.len();
                 ReplicaElectionResult::default()
@@ -67,8 +63,12 @@ pub(crate) fn elect(image: &MetaImage, request: &ElectLeadersRequest) -> ElectLe
             })
             .collect(),
     };
-    let code = if is_known { ErrorCode::None } else { ErrorCode::InvalidRequest };
+    let code = if is_known(kind) { ErrorCode::None } else { ErrorCode::InvalidRequest };
     ElectLeadersResponse::default().with_error_code(code.code()).with_replica_election_results(results)
+}
+
+fn is_known(kind: i8) -> bool {
+    matches!(kind, PREFERRED | UNCLEAN)
 }
 
 fn result(index: i32, (code, message): Refusal) -> PartitionResult {
@@ -78,6 +78,9 @@ fn result(index: i32, (code, message): Refusal) -> PartitionResult {
 
 /// Why there is no election: a partition has the one leader that it can have, or none.
 fn election(image: &MetaImage, topic: &str, index: i32, kind: i8) -> Refusal {
+    if !is_known(kind) {
+        return (ErrorCode::InvalidRequest, format!("there is no election of type {kind}"));
+    }
     let unknown = |what: String| (ErrorCode::UnknownTopicOrPartition, what);
     let Some(meta) = image.topic_named(topic) else {
         return unknown(format!("No such topic as {topic}"));

@@ -24,36 +24,47 @@ pub(crate) async fn create(
     version: i16,
     request: CreateTopicsRequest,
 ) -> CreateTopicsResponse {
-    let mut named = BTreeMap::new();
-    for topic in &request.topics {
-        *named.entry(topic.name.as_str()).or_insert(0u32) += 1;
-    }
-    let checked = request.topics.iter().map(|topic| new_topic(topic, named[topic.name.as_str()] > 1));
+    let topics = once_each(request.topics, |topic| Some(topic.name.clone()));
+    let checked = topics.iter().map(|(topic, is_repeated)| new_topic(topic, *is_repeated));
     let checked: Vec<Result<NewTopic, TopicError>> = checked.collect();
     let accepted = checked.iter().filter_map(|topic| topic.as_ref().ok().cloned()).collect();
     let mut outcomes = service.engine.create_topics(accepted, request.validate_only).await.into_iter();
-    let mut repeated = std::collections::BTreeSet::new();
-    let mut results = Vec::with_capacity(checked.len());
-    for (topic, checked) in request.topics.iter().zip(checked) {
-        // Kafka names a repeated topic once in its answer.
-        if named[topic.name.as_str()] > 1 && !repeated.insert(topic.name.as_str()) {
-            continue;
-        }
+    let results = topics.iter().zip(checked).map(|((topic, _), checked)| {
         let outcome = match checked {
             Ok(_) => outcomes.next().expect("one outcome per topic that was passed on"),
             Err(error) => Err(error),
         };
-        results.push(created(topic, version, outcome, &service.engine.defaults()));
+        created(topic, version, outcome, &service.engine.defaults())
+    });
+    CreateTopicsResponse::default().with_topics(results.collect())
+}
+
+/// Each topic of a request once, and whether it is named again: Kafka does nothing with such a one,
+/// and answers it once. What has no key is never the same.
+fn once_each<T, K: Ord>(named: Vec<T>, key: impl Fn(&T) -> Option<K>) -> Vec<(T, bool)> {
+    let mut places = BTreeMap::new();
+    let mut topics: Vec<(T, bool)> = Vec::with_capacity(named.len());
+    for topic in named {
+        if let Some(key) = key(&topic) {
+            let place = *places.entry(key).or_insert(topics.len());
+            if let Some((_, is_repeated)) = topics.get_mut(place) {
+                *is_repeated = true;
+                continue;
+            }
+        }
+        topics.push((topic, false));
     }
-    CreateTopicsResponse::default().with_topics(results)
+    topics
+}
+
+fn named_twice() -> TopicError {
+    TopicError::InvalidRequest("this topic is named more than once in the request".to_owned())
 }
 
 /// The topic as the engine wants it; contradictions within the request are found here.
 fn new_topic(topic: &CreatableTopic, repeated: bool) -> Result<NewTopic, TopicError> {
     if repeated {
-        return Err(TopicError::InvalidRequest(
-            "this topic is named more than once in the request".to_owned(),
-        ));
+        return Err(named_twice());
     }
     if !topic.assignments.is_empty() && (topic.num_partitions != -1 || topic.replication_factor != -1) {
         let message = "either assignments or a number of partitions and replicas can be set, not both";
@@ -118,15 +129,17 @@ pub(crate) async fn delete(
         6.. => request.topics,
         _ => request.topic_names.into_iter().map(by_name).collect(),
     };
-    let (states, repeated) = without_repetitions(named);
+    let states = once_each(named, |state| {
+        let is_named = state.name.is_some() || !state.topic_id.is_nil();
+        is_named.then(|| (state.name.clone(), state.topic_id))
+    });
     let image = service.engine.image();
     let mut seen = BTreeSet::new();
     let checked: Vec<Result<TopicRef, TopicError>> = states
         .iter()
-        .zip(repeated)
         .map(|(state, is_repeated)| {
             let topic = topic_ref(state)?;
-            if is_repeated {
+            if *is_repeated {
                 return Err(named_twice());
             }
             // A name and an id may mean the same topic.
@@ -142,7 +155,7 @@ pub(crate) async fn delete(
         .collect();
     let accepted = checked.iter().filter_map(|topic| topic.as_ref().ok().cloned()).collect();
     let mut outcomes = service.engine.delete_topics(accepted).await.into_iter();
-    let results = states.iter().zip(checked).map(|(state, checked)| {
+    let results = states.iter().zip(checked).map(|((state, _), checked)| {
         let outcome = match checked {
             Ok(_) => outcomes.next().expect("one outcome per topic that was passed on"),
             Err(error) => Err(error),
@@ -150,30 +163,6 @@ pub(crate) async fn delete(
         deleted(state, version, outcome)
     });
     DeleteTopicsResponse::default().with_responses(results.collect())
-}
-
-/// Each topic that is named once, and whether it was named again: then it is not deleted, and answered
-/// once, as Kafka does.
-fn without_repetitions(named: Vec<DeleteTopicState>) -> (Vec<DeleteTopicState>, Vec<bool>) {
-    let mut places = BTreeMap::new();
-    let (mut states, mut repeated) = (Vec::new(), Vec::new());
-    for state in named {
-        let key = (state.name.clone(), state.topic_id);
-        let is_named = state.name.is_some() || !state.topic_id.is_nil();
-        match places.get(&key).filter(|_| is_named) {
-            Some(place) => repeated[*place] = true,
-            None => {
-                places.insert(key, states.len());
-                states.push(state);
-                repeated.push(false);
-            }
-        }
-    }
-    (states, repeated)
-}
-
-fn named_twice() -> TopicError {
-    TopicError::InvalidRequest("this topic is named more than once in the request".to_owned())
 }
 
 fn topic_ref(state: &DeleteTopicState) -> Result<TopicRef, TopicError> {
@@ -237,9 +226,9 @@ mod tests {
         let named = |name| DeleteTopicState::default().with_name(Some(owned(name).into()));
         let unnamed = DeleteTopicState::default().with_name(None);
         let given = vec![named("a"), named("b"), unnamed.clone(), named("a"), unnamed.clone()];
-        let (states, repeated) = without_repetitions(given);
-        assert_eq!(states, [named("a"), named("b"), unnamed.clone(), unnamed]);
-        assert_eq!(repeated, [true, false, false, false]);
+        let topics = once_each(given, |state| state.name.clone());
+        let expected = [(named("a"), true), (named("b"), false), (unnamed.clone(), false), (unnamed, false)];
+        assert_eq!(topics, expected);
     }
 
     #[test]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 
 from kafka.protocol.parser import KafkaProtocol
-
 from wire import Connection, request
 
 CONSUMER_GROUP_HEARTBEAT, CONSUMER_GROUP_DESCRIBE = 68, 69
@@ -25,19 +24,6 @@ def ask(bootstrap: str, message: object) -> object:
 
 def _compact(text: str | None) -> bytes:
     return b"\0" if text is None else bytes([len(text.encode()) + 1]) + text.encode()
-
-
-def _compact_off(data: bytes) -> tuple[str | None, bytes]:
-    """The compact string that data begin with, and what is behind it."""
-    length, at, shift = 0, 0, 0
-    while True:
-        length |= (data[at] & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if data[at - 1] < 0x80:
-            break
-    if length == 0:
-        return None, data[at:]
-    return data[at : at + length - 1].decode(), data[at + length - 1 :]
 
 
 def _compact_list(texts: list[str] | None) -> bytes:
@@ -65,8 +51,8 @@ def heartbeat(
     instance: str | None = None,
     rebalance_timeout_ms: int = 30_000,
     owned: bytes = b"\1",
-) -> tuple[int, str | None, int]:
-    """Error code, member id and epoch that a ConsumerGroupHeartbeat is answered with."""
+) -> int:
+    """The error code that a ConsumerGroupHeartbeat is answered with."""
     body = (
         _compact(group)
         + _compact(member)
@@ -79,10 +65,7 @@ def heartbeat(
         + owned
     )
     answer = _ask_flexible(bootstrap, CONSUMER_GROUP_HEARTBEAT, body)
-    (error,) = struct.unpack(">h", answer[4:6])
-    _, rest = _compact_off(answer[6:])
-    told, rest = _compact_off(rest)
-    return error, told, struct.unpack(">i", rest[:4])[0]
+    return struct.unpack(">h", answer[4:6])[0]
 
 
 def consumer_group_error(bootstrap: str, group: str) -> int:

@@ -7,12 +7,12 @@ what Kafka 4.3.1 gave; `cargo xtask clients --kafka --only behaviours` compares 
 from __future__ import annotations
 
 import json
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from asking import consumer_group_error, heartbeat
 from kafka.protocol.admin import CreateTopicsRequest
 from kafka.protocol.consumer import (
     JoinGroupRequest,
@@ -22,22 +22,13 @@ from kafka.protocol.consumer import (
 )
 from kafka.protocol.metadata import FindCoordinatorRequest
 from kafka.protocol.producer import ProduceRequest
-
-from asking import consumer_group_error, heartbeat
-from driving import LIMIT_S
+from programs import eventually
 from test_wire import batch
 from wrong_requests import CASES, HEARTBEATS, World, commit_fields, error_codes, join_fields
 
 KAFKAS: dict[str, list[int]] = json.loads((Path(__file__).parent / "kafka_answers.json").read_text())
 # Where Corelog answers otherwise: Kafka has an exception of its own there, UNKNOWN_SERVER_ERROR.
 OF_ITS_OWN = {"incremental-alter-configs-of-a-topic-unknown-operation": [42]}
-
-
-def until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +42,6 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         member="",
         modern=f"modern-{run}",
         modern_member=str(uuid.uuid4()),
-        modern_epoch=0,
         empty=f"empty-{run}",
         nobody=f"nobody-{run}",
     )
@@ -63,38 +53,35 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         answer = made.ask(ProduceRequest, 9, acks=-1, timeout_ms=10_000, topic_data=[data])
         return error_codes(answer) == [0]
 
-    until(is_produced, "the topic is never there")
+    eventually(is_produced, lambda: "the topic is never there")
 
     def is_coordinated() -> bool:
         keys = {"key_type": 0, "coordinator_keys": [made.classic]}
         return error_codes(made.ask(FindCoordinatorRequest, 4, **keys)) == [0]
 
-    until(is_coordinated, "groups have no coordinator")
+    eventually(is_coordinated, lambda: "groups have no coordinator")
 
     def is_joined() -> bool:
         answer = made.ask(JoinGroupRequest, 3, **join_fields(made.classic))
         made.member = answer.member_id
         return answer.error_code == 0
 
-    until(is_joined, "the classic group has no coordinator")
+    eventually(is_joined, lambda: "the classic group has no coordinator")
     sync = {"group_id": made.classic, "generation_id": 1, "member_id": made.member}
     assignment = [{"member_id": made.member, "assignment": b""}]
     assert error_codes(made.ask(SyncGroupRequest, 3, **sync, assignments=assignment)) == [0]
 
     def is_in() -> bool:
-        error, _, made.modern_epoch = heartbeat(
-            bootstrap, made.modern, made.modern_member, topics=[made.topic]
-        )
-        return error == 0
+        return heartbeat(bootstrap, made.modern, made.modern_member, topics=[made.topic]) == 0
 
-    until(is_in, "the new group has no coordinator")
+    eventually(is_in, lambda: "the new group has no coordinator")
 
     def is_committed() -> bool:
         return error_codes(
             made.ask(OffsetCommitRequest, 8, **commit_fields(made.empty, made.topic))
         ) == [0]
 
-    until(is_committed, "no offset can be committed")
+    eventually(is_committed, lambda: "no offset can be committed")
     yield made
     leave = {"group_id": made.classic, "members": [{"member_id": made.member}]}
     made.ask(LeaveGroupRequest, 3, **leave)
@@ -115,8 +102,8 @@ def test_a_wrong_request_is_answered_as_by_kafka(request, world, name):
 
 @pytest.mark.parametrize("name", HEARTBEATS)
 def test_a_wrong_heartbeat_is_answered_as_by_kafka(request, world, name):
-    answer = heartbeat(world.bootstrap, **HEARTBEATS[name](world))
-    assert [answer[0]] == expected(request, f"consumer-group-heartbeat-{name}")
+    code = heartbeat(world.bootstrap, **HEARTBEATS[name](world))
+    assert [code] == expected(request, f"consumer-group-heartbeat-{name}")
 
 
 @pytest.mark.parametrize("group", ["nobody", "classic", "empty"])

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from asking import ask
 from kafka.protocol.admin import (
     AlterConfigsRequest,
     AlterPartitionReassignmentsRequest,
@@ -41,8 +42,6 @@ from kafka.protocol.consumer import (
 )
 from kafka.protocol.metadata import FindCoordinatorRequest, MetadataRequest
 from kafka.protocol.producer import InitProducerIdRequest, ProduceRequest
-
-from asking import ask
 from test_wire import batch
 
 UNKNOWN_ID = uuid.UUID("01234567-89ab-cdef-0123-456789abcdef")
@@ -97,7 +96,6 @@ class World:
     # Of the new protocol, with one member.
     modern: str
     modern_member: str
-    modern_epoch: int
     # Without members, with an offset for the topic.
     empty: str
     # One that nobody uses.
@@ -629,9 +627,7 @@ for name, group, topic in [
 ]:
     case(
         f"offset-delete-{name}",
-        on_topic(OffsetDeleteRequest, 0, topic, {"partition_index": 0})
-        if group is None
-        else lambda world, group=group, topic=topic: (
+        lambda world, group=group, topic=topic: (
             OffsetDeleteRequest,
             0,
             {
@@ -750,10 +746,6 @@ case(
 )
 
 
-def of_modern(world: World) -> str:
-    return world.modern_member
-
-
 HEARTBEATS: dict[str, Callable[[World], dict]] = {
     "unnamed-group": lambda world: {"group": "", "topics": [world.topic]},
     "epoch-below-the-smallest": lambda world: {
@@ -799,7 +791,7 @@ HEARTBEATS: dict[str, Callable[[World], dict]] = {
     "unknown-member-leaves": lambda world: {"group": world.modern, "member": "who", "epoch": -1},
     "epoch-of-the-future": lambda world: {
         "group": world.modern,
-        "member": of_modern(world),
+        "member": world.modern_member,
         "epoch": 99,
     },
     "unknown-instance-leaves-for-a-while": lambda world: {
@@ -810,7 +802,7 @@ HEARTBEATS: dict[str, Callable[[World], dict]] = {
     },
     "leaving-for-a-while-without-an-instance": lambda world: {
         "group": world.modern,
-        "member": of_modern(world),
+        "member": world.modern_member,
         "epoch": -2,
     },
     "classic-group": lambda world: {"group": world.classic, "member": "who", "epoch": 1},

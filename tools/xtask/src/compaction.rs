@@ -198,7 +198,7 @@ impl Stage<'_> {
         let before = disk_bytes(&folder)?;
         let (is_measured, began) = (AtomicBool::new(false), Instant::now());
         let (beside, watched) = thread::scope(|scope| {
-            let watcher = scope.spawn(|| self.let_compact(&folder, began, &is_measured));
+            let watcher = scope.spawn(|| self.let_compact(&folder, before, began, &is_measured));
             let beside = self.tail();
             is_measured.store(true, Ordering::Relaxed);
             (beside, watcher.join().expect("looking at files does not panic"))
@@ -221,6 +221,7 @@ impl Stage<'_> {
     fn let_compact(
         &self,
         folder: &Path,
+        before: u64,
         began: Instant,
         is_measured: &AtomicBool,
     ) -> Result<(f64, f64, u64)> {
@@ -229,7 +230,6 @@ impl Stage<'_> {
         let begun_s = began.elapsed().as_secs_f64();
         let lag = "min.compaction.lag.ms=0";
         self.command(&["topic", "alter", TOPIC, "--set", lag, "--set", "min.cleanable.dirty.ratio=0.01"])?;
-        let before = disk_bytes(folder)?;
         let (mut bytes, mut changed) = (before, Instant::now());
         while bytes >= before || !is_measured.load(Ordering::Relaxed) || changed.elapsed() < STILL {
             ensure!(began.elapsed() < LIMIT, "compaction does not end");
