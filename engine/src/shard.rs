@@ -16,6 +16,7 @@ mod flush;
 mod groups;
 mod produce;
 mod reclaim;
+mod relief;
 mod retain;
 mod stages;
 pub mod start;
@@ -110,6 +111,8 @@ pub struct Shard {
     stages: Stages,
     tail_bytes: Cell<usize>,
     unflushed_bytes: Cell<usize>,
+    /// Of these, what flushes that are under way write.
+    flushing_bytes: Cell<usize>,
     /// Ever appended since the start.
     appended_bytes: Cell<u64>,
     /// One element per batch that is in segments and still in memory, oldest first.
@@ -180,6 +183,7 @@ impl Shard {
             stages: Stages::new(),
             tail_bytes: Cell::new(0),
             unflushed_bytes: Cell::new(0),
+            flushing_bytes: Cell::new(0),
             appended_bytes: Cell::new(0),
             evictable: RefCell::default(),
             flush_queue: RefCell::default(),

@@ -16,7 +16,7 @@ use corelog_runtime::time;
 
 use super::format::FileHeader;
 use super::scan::file_name;
-use super::state::{LiveFile, PreparedFile, SpareFile, State};
+use super::state::{LiveFile, PreparedFile, SpareFile, State, UnfilledFile};
 use super::{Inner, JournalError, io_error};
 
 /// What is zero-filled of a new run's head before it is used.
@@ -26,8 +26,9 @@ pub(super) const FIRST_FILL_BYTES: u64 = 1 << 20;
 /// each step's sync makes the file longer, which holds up the syncs of commits meanwhile.
 const FILL_FACTOR: u64 = 4;
 
-/// A new file is zero-filled in steps of this size, so that a close need not wait for all of it.
-const CREATE_STEP_BYTES: u64 = 8 << 20;
+/// A new file is zero-filled in steps of this size, so that neither the next head's header nor a close
+/// has to wait for all of it.
+const CREATE_STEP_BYTES: u64 = 4 << 20;
 
 /// Spares kept: the next file and the reserve.
 const SPARES_MAX: usize = 2;
@@ -42,8 +43,10 @@ enum Job {
     Prepare(SpareFile),
     /// Zero-fill more of the head.
     Fill { file: File, from: u64, to: u64, generation: u64 },
-    /// Create a spare.
+    /// Create a file that becomes a spare.
     Create { index: u64 },
+    /// Zero-fill more of it.
+    Grow(UnfilledFile),
 }
 
 /// Starts the background task if it has work and does not run.
@@ -74,7 +77,8 @@ fn wants_fill(state: &State) -> bool {
 
 fn has_job(state: &State) -> bool {
     let prepare = state.next.is_none() && state.ready_files_wanted() > 0;
-    !is_over(state) && (!state.dead.is_empty() || prepare || wants_fill(state) || state.lacks_ready_file())
+    let grow = state.unfilled.is_some() || state.lacks_ready_file();
+    !is_over(state) && (!state.dead.is_empty() || prepare || wants_fill(state) || grow)
 }
 
 fn next_job(state: &mut State) -> Option<Job> {
@@ -93,6 +97,10 @@ fn next_job(state: &mut State) -> Option<Job> {
         let to = from.saturating_mul(FILL_FACTOR).min(state.head.bytes);
         let (file, generation) = (state.head.file.clone(), state.head.generation);
         return Some(Job::Fill { file, from, to, generation });
+    }
+    // Last, and a step at a time: all of a file takes longer than the head lasts under load.
+    if let Some(unfilled) = state.unfilled.take() {
+        return Some(Job::Grow(unfilled));
     }
     if state.lacks_ready_file() {
         let index = state.next_index;
@@ -129,6 +137,11 @@ async fn run(inner: &Rc<Inner>) {
             retry = RETRY_FIRST;
         }
     }
+    let unfilled = inner.state.borrow_mut().unfilled.take();
+    if let Some(UnfilledFile { path, file, .. }) = unfilled {
+        drop(file);
+        remove_partial(&path).await;
+    }
 }
 
 /// A quota counts as a full disk.
@@ -162,7 +175,8 @@ async fn perform(inner: &Rc<Inner>, job: Job) -> Result<(), JournalError> {
             }
             Ok(())
         }
-        Job::Create { index } => create_spare(inner, index).await,
+        Job::Create { index } => create(inner, index).await,
+        Job::Grow(unfilled) => grow(inner, unfilled).await,
     }
 }
 
@@ -224,42 +238,31 @@ pub(super) async fn write_header(file: &File, header: &FileHeader) -> io::Result
     file.write_at(block, 0).await.map(|_| ())
 }
 
-async fn create_spare(inner: &Rc<Inner>, index: u64) -> Result<(), JournalError> {
-    let dir = &inner.options.dir;
-    let path = dir.join(file_name(index));
-    let bytes = inner.options.file_bytes;
-    let failed = io_error("create", &path);
-    match zero_filled(inner, &path, bytes).await {
-        Ok(Some(file)) => {
-            fs::sync_dir(dir).await.map_err(io_error("sync", dir))?;
-            inner.state.borrow_mut().spares.push(SpareFile { path, file: Some(file), bytes });
-            Ok(())
-        }
-        Ok(None) => {
-            remove_partial(&path).await;
-            Ok(())
-        }
-        Err(error) => {
-            remove_partial(&path).await;
-            Err(failed(error))
-        }
-    }
+async fn create(inner: &Rc<Inner>, index: u64) -> Result<(), JournalError> {
+    let path = inner.options.dir.join(file_name(index));
+    let created = File::create(&path).await;
+    let file = created.map_err(io_error("create", &path))?;
+    inner.state.borrow_mut().unfilled = Some(UnfilledFile { path, file, filled_bytes: 0 });
+    Ok(())
 }
 
-/// `None` if the journal was closed meanwhile.
-async fn zero_filled(inner: &Inner, path: &Path, bytes: u64) -> io::Result<Option<File>> {
-    let file = File::create(path).await?;
-    let mut from = 0;
-    while from < bytes {
-        if is_over(&inner.state.borrow()) {
-            file.close().await?;
-            return Ok(None);
-        }
-        let to = (from + CREATE_STEP_BYTES).min(bytes);
-        file.zero_fill(from, to).await?;
-        from = to;
+/// One step; after the last one it is a spare.
+async fn grow(inner: &Rc<Inner>, unfilled: UnfilledFile) -> Result<(), JournalError> {
+    let (dir, bytes) = (&inner.options.dir, inner.options.file_bytes);
+    let UnfilledFile { path, file, filled_bytes } = unfilled;
+    let to = (filled_bytes + CREATE_STEP_BYTES).min(bytes);
+    if let Err(error) = file.zero_fill(filled_bytes, to).await {
+        drop(file);
+        remove_partial(&path).await;
+        return Err(io_error("zero-fill", &path)(error));
     }
-    Ok(Some(file))
+    if to < bytes {
+        inner.state.borrow_mut().unfilled = Some(UnfilledFile { path, file, filled_bytes: to });
+        return Ok(());
+    }
+    fs::sync_dir(dir).await.map_err(io_error("sync", dir))?;
+    inner.state.borrow_mut().spares.push(SpareFile { path, file: Some(file), bytes });
+    Ok(())
 }
 
 /// Gives back the space of a file that could not be filled; if that fails too, the next start

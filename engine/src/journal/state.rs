@@ -63,6 +63,14 @@ pub(super) struct SpareFile {
     pub(super) bytes: u64,
 }
 
+/// A file on its way to being a spare.
+pub(super) struct UnfilledFile {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    /// Zero-filled up to here.
+    pub(super) filled_bytes: u64,
+}
+
 /// The file that becomes the head at the next roll: its header is synced.
 pub(super) struct PreparedFile {
     pub(super) path: PathBuf,
@@ -127,6 +135,7 @@ pub(super) struct State {
     pub(super) head: Head,
     pub(super) next: Option<PreparedFile>,
     pub(super) spares: Vec<SpareFile>,
+    pub(super) unfilled: Option<UnfilledFile>,
     released: Vec<Released>,
     pub(super) dead: Vec<LiveFile>,
     release_below: Lsn,
@@ -189,6 +198,7 @@ impl State {
             head,
             next: None,
             spares: Vec::new(),
+            unfilled: None,
             released: Vec::new(),
             dead,
             release_below: Lsn(0),

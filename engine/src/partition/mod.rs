@@ -529,6 +529,11 @@ impl Partition {
         !std::mem::replace(&mut self.flushing, true)
     }
 
+    /// Whether somebody has it.
+    pub fn is_flushing(&self) -> bool {
+        self.flushing
+    }
+
     /// Gives that right back.
     pub fn end_flush(&mut self) {
         assert!(self.flushing, "a flush ends once");

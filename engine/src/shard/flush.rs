@@ -6,6 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use corelog_runtime::task::yield_now;
 use corelog_runtime::time::{self, Instant};
 
@@ -18,7 +19,7 @@ use crate::partition::tail::TailBatch;
 pub(super) const WORKERS: usize = 2;
 
 /// How long a flush that found no space waits before it is tried again.
-const SPACE_RETRY: Duration = Duration::from_millis(500);
+pub(super) const SPACE_RETRY: Duration = Duration::from_millis(500);
 
 impl Shard {
     /// Puts a partition in the queue of the flush workers.
@@ -53,32 +54,6 @@ impl Shard {
         }
     }
 
-    /// Whether so much is unflushed that it has to become less, whatever partitions it is of: many
-    /// small tails fill the memory without one of them being worth a flush.
-    pub(super) fn is_much_unflushed(&self) -> bool {
-        self.unflushed_bytes.get() >= self.options.unflushed_bytes_max / 4 * 3
-    }
-
-    /// Flushes the largest tails whenever much is unflushed, for as long as the shard lives.
-    pub(super) async fn relief_worker(self: Rc<Self>) {
-        loop {
-            let wanted = self.relief_wanted.notified();
-            if self.stopping.get() {
-                return;
-            }
-            if !self.is_much_unflushed() {
-                wanted.await;
-                continue;
-            }
-            let before = self.stages.flushed_bytes.get();
-            self.flush_largest().await;
-            if self.stages.flushed_bytes.get() == before {
-                // No space, or nothing of it is acknowledged yet.
-                time::sleep(SPACE_RETRY).await;
-            }
-        }
-    }
-
     /// Writes a partition's acknowledged tail to its segments.
     pub(super) async fn flush(self: &Rc<Self>, cell: &PartitionCell) -> Result<(), LogError> {
         self.flush_and(cell, Roll::AsNeeded).await
@@ -89,6 +64,9 @@ impl Shard {
         self.claim_flush(cell).await;
         let result = self.flush_claimed(cell, roll).await;
         self.release_flush(cell);
+        if self.is_much_unflushed() {
+            self.relief_wanted.notify_one();
+        }
         let is_full = result.as_ref().is_err_and(LogError::is_disk_full);
         if self.segments_full.replace(is_full) != is_full {
             tracing::warn!(shard = self.index, is_full, "space for segments changed");
@@ -139,6 +117,7 @@ impl Shard {
             return Ok(());
         }
         let began = Instant::now();
+        let flushing = Flushing::of(self, &batches);
         let active = log.position().segment_base;
         let position = log.flush(&batches, roll).await?;
         self.stages.segment_flush.record_since(began);
@@ -154,6 +133,7 @@ impl Shard {
             let batches = partition.tail_mut().flushed_to(position.next);
             (batches, before - partition.tail().unflushed_bytes())
         };
+        drop(flushing);
         self.unflushed_bytes.set(self.unflushed_bytes.get() - flushed);
         self.stages.flushed_bytes.add_len(flushed);
         self.evictable.borrow_mut().extend((0..flushed_batches).map(|_| Rc::clone(cell)));
@@ -185,5 +165,25 @@ impl Shard {
     pub(super) fn release_flush(&self, cell: &PartitionCell) {
         cell.borrow_mut().end_flush();
         self.flush_ended.notify_waiters();
+    }
+}
+
+/// What a flush under way has of the unflushed bytes.
+struct Flushing<'a> {
+    shard: &'a Shard,
+    bytes: usize,
+}
+
+impl<'a> Flushing<'a> {
+    fn of(shard: &'a Shard, batches: &[Bytes]) -> Self {
+        let bytes = batches.iter().map(Bytes::len).sum();
+        shard.flushing_bytes.set(shard.flushing_bytes.get() + bytes);
+        Self { shard, bytes }
+    }
+}
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        self.shard.flushing_bytes.set(self.shard.flushing_bytes.get() - self.bytes);
     }
 }

@@ -41,9 +41,9 @@ const RETRY: Duration = Duration::from_millis(500);
 const STEP_WAIT: Duration = Duration::from_millis(1);
 const STEP_WAITS_MAX: u32 = 4;
 
-/// Segment flushes that a reclaim runs at a time. Few of them write; the others wait for a sync that
+/// Segment flushes that a reclaim, and a relief, runs at a time. Few of them write; the others wait for a sync that
 /// they share.
-const FLUSHES: usize = 64;
+pub(super) const FLUSHES: usize = 64;
 
 /// Why the journal's oldest entries are still needed.
 #[derive(Debug, thiserror::Error)]
@@ -150,20 +150,6 @@ impl Shard {
         };
         let large: Vec<_> = by_size(cells).into_iter().filter(too_large).collect();
         self.flush_in_step(large, self.journal.file_bytes() / 2).await;
-    }
-
-    /// Writes what makes up a quarter of all unflushed bytes, the largest tails first.
-    pub(super) async fn flush_largest(self: &Rc<Self>) {
-        let cells: Vec<_> = self.partitions.borrow().values().cloned().collect();
-        let wanted = self.unflushed_bytes.get() / 4;
-        let mut sum = 0;
-        let is_among = |(size, _): &(usize, PartitionCell)| {
-            let is_needed = sum < wanted && *size > 0;
-            sum += *size;
-            is_needed
-        };
-        let largest: Vec<_> = by_size(&cells).into_iter().rev().take_while(is_among).collect();
-        self.flush_in_step(largest, self.options.unflushed_bytes_max as u64 / 8).await;
     }
 
     /// Flushes partitions, given with their sizes, in step with what is appended meanwhile: done when
