@@ -10,7 +10,7 @@ use std::time::Duration;
 use corelog_engine::journal::dump::{self, Detail, Item};
 use corelog_engine::journal::{Entry, Journal, JournalError, JournalFull, JournalOptions, ReplayReport};
 use corelog_engine::types::{Lsn, PartitionId};
-use corelog_runtime::sim::{FaultOn, Sim};
+use corelog_runtime::sim::{FaultOn, Latency, Sim, SimOptions};
 use corelog_runtime::{rand, time};
 use journal_sim::{DIR, NODE, entry, new_sim, small_options};
 
@@ -398,6 +398,44 @@ fn files_are_used_again_and_none_pile_up() {
             }
         }
         assert!(disk.names(DIR).len() <= 4, "{:?}", disk.names(DIR));
+    });
+}
+
+#[test]
+fn under_load_no_commit_waits_for_a_new_file_and_the_files_stay_the_same() {
+    const FILE_BYTES: u64 = 48 << 20;
+    const ENTRY_BYTES: usize = 900 << 10;
+    let us = Duration::from_micros;
+    // Making a file takes longer than filling one, as on a device that is busy.
+    let latency =
+        Latency { write: us(200)..=us(200), sync: us(20)..=us(20), ..SimOptions::default().latency };
+    let sim = Sim::new(11, SimOptions { latency, ..SimOptions::default() });
+    let disk = sim.disk(NODE);
+    sim.run_on(NODE, async move {
+        let options = JournalOptions {
+            file_bytes: FILE_BYTES,
+            first_file_bytes: FILE_BYTES,
+            ..JournalOptions::new(DIR.into(), 7)
+        };
+        let (journal, ..) = open(options).await;
+        let (mut settled, mut slowest) = (Vec::new(), Duration::ZERO);
+        // Past the first file, which is filled while it is in use.
+        for number in 0..500 {
+            let began = time::Instant::now();
+            let lsn = journal.append(entry(0, payload(number, ENTRY_BYTES)));
+            journal.wait_synced(lsn).await.unwrap();
+            if number >= 100 {
+                slowest = slowest.max(began.elapsed());
+            }
+            if journal.files_live() > 2 {
+                journal.release(journal.oldest_live().unwrap().end);
+            }
+            if number == 250 {
+                settled = disk.names(DIR);
+            }
+        }
+        assert_eq!(disk.names(DIR), settled, "files are used again");
+        assert!(slowest < Duration::from_millis(10), "{slowest:?} for a commit");
     });
 }
 
