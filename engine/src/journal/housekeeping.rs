@@ -114,13 +114,21 @@ async fn run(inner: &Rc<Inner>) {
     let mut retry = RETRY_FIRST;
     loop {
         let job = next_job(&mut inner.state.borrow_mut());
-        let Some(job) = job else { break };
+        let Some(job) = job else {
+            // The end of the journal: what is not a spare by now will not be one.
+            let unfilled = inner.state.borrow_mut().unfilled.take();
+            let Some(UnfilledFile { path, file, .. }) = unfilled else { break };
+            drop(file);
+            remove_partial(&path).await;
+            // Meanwhile a close may have come to need another file.
+            continue;
+        };
         let full = match perform(inner, job).await {
             Ok(()) => false,
             Err(JournalError::Io { source, .. }) if is_no_space(&source) => true,
             Err(error) => {
                 inner.fence(error);
-                break;
+                continue;
             }
         };
         note_space(inner, full);
@@ -133,14 +141,10 @@ async fn run(inner: &Rc<Inner>) {
             match time::timeout(retry, inner.files.until(news)).await {
                 Ok(()) | Err(_) => retry = (retry * 2).min(RETRY_LAST),
             }
-        } else {
+        } else if !inner.state.borrow().lacks_ready_file() {
+            // Not for a part of a file: on a full disk the last one would fail again and again.
             retry = RETRY_FIRST;
         }
-    }
-    let unfilled = inner.state.borrow_mut().unfilled.take();
-    if let Some(UnfilledFile { path, file, .. }) = unfilled {
-        drop(file);
-        remove_partial(&path).await;
     }
 }
 
@@ -153,7 +157,8 @@ fn note_space(inner: &Inner, full: bool) {
     let changed = {
         let mut state = inner.state.borrow_mut();
         let was = state.disk_full;
-        state.disk_full = full || (was && state.lacks_ready_file());
+        // A file can be lacking while one is made, and have come back when that fails.
+        state.disk_full = (full || was) && (state.lacks_ready_file() || wants_fill(&state));
         state.disk_full != was
     };
     if changed {

@@ -10,7 +10,9 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
+use corelog_runtime::task::yield_now;
 use corelog_runtime::time;
 use futures_util::future::select;
 use futures_util::stream::FuturesUnordered;
@@ -28,12 +30,16 @@ const UNFLUSHED_EIGHTHS: usize = 4;
 /// The largest tails are looked for again when they made up this share of what is unflushed.
 const LOOK_SHARE: usize = 4;
 
+/// How long it waits when none of the tails can be flushed now: nothing of them is acknowledged yet, or
+/// others have the right to.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// Tails that were the largest when it was looked for them.
 #[derive(Default)]
 struct Largest {
     cells: VecDeque<(usize, PartitionCell)>,
-    /// [`Shard`]'s count of flushed bytes at that time. The same ones would be found while it stands.
-    looked_at: Option<u64>,
+    /// Bytes ever flushed and appended at that time. The same ones would be found while these stand.
+    looked_at: Option<(u64, u64)>,
 }
 
 impl Shard {
@@ -51,14 +57,17 @@ impl Shard {
                 }
                 continue;
             }
+            // Whoever waits for a partition that a flush gave back is to have it first.
+            yield_now().await;
             let next = if flushes.len() < FLUSHES { self.next_largest(&mut largest) } else { None };
             if let Some(cell) = next {
                 flushes.push(self.flush_for_relief(cell));
                 // It begins, and counts as under way.
                 let _ = poll!(flushes.next());
             } else if flushes.next().await.is_none() {
-                // No space, or nothing of it is acknowledged yet.
-                time::sleep(SPACE_RETRY).await;
+                let pause = if self.segments_full.get() { SPACE_RETRY } else { LOOK_AGAIN };
+                // Either end is reason enough to look.
+                let _ = time::timeout(pause, self.flush_ended.notified()).await;
                 largest.looked_at = None;
             }
         }
@@ -77,7 +86,7 @@ impl Shard {
         }
     }
 
-    /// One of the largest tails; `None` until more of them is flushed.
+    /// One of the largest tails; `None` until there are others.
     fn next_largest(&self, largest: &mut Largest) -> Option<PartitionCell> {
         loop {
             while let Some((size, cell)) = largest.cells.pop_front() {
@@ -88,8 +97,8 @@ impl Shard {
                     return Some(cell);
                 }
             }
-            let flushed = self.stages.flushed_bytes.get();
-            if largest.looked_at.replace(flushed) == Some(flushed) {
+            let now = (self.stages.flushed_bytes.get(), self.appended_bytes.get());
+            if largest.looked_at.replace(now) == Some(now) {
                 return None;
             }
             largest.cells = self.largest_tails();
@@ -103,7 +112,8 @@ impl Shard {
         let unflushed = |cell: &PartitionCell| {
             let partition = cell.borrow();
             let (size, from) = (partition.tail().unflushed_bytes(), partition.tail().needed_from());
-            (size > 0 && !partition.is_flushing()).then(|| (size, from, Rc::clone(cell)))
+            let can_be = size > 0 && !partition.is_flushing() && partition.offline().is_none();
+            can_be.then(|| (size, from, Rc::clone(cell)))
         };
         let mut tails: Vec<(usize, Option<Lsn>, PartitionCell)> =
             partitions.values().filter_map(unflushed).collect();
