@@ -364,6 +364,50 @@ fn a_release_frees_a_full_disk() {
 }
 
 #[test]
+fn a_file_that_cannot_be_finished_is_no_full_disk_where_another_came_back() {
+    const FILE_BYTES: u64 = 24 << 20;
+    const ENTRY_BYTES: usize = 900 << 10;
+    // The space ends, and the oldest file is given back, at any moment of a file's making.
+    let mut tried = 0;
+    for moment in 0..12 {
+        let sim = new_sim(moment);
+        let disk = sim.disk(NODE);
+        let was_tried = sim.run_on(NODE, async move {
+            let options = JournalOptions {
+                file_bytes: FILE_BYTES,
+                first_file_bytes: FILE_BYTES,
+                ..JournalOptions::new(DIR.into(), 7)
+            };
+            let (journal, ..) = open(options).await;
+            let mut number = 0;
+            while journal.files_live() < 3 {
+                let lsn = journal.append(entry(0, payload(number, ENTRY_BYTES)));
+                journal.wait_synced(lsn).await.unwrap();
+                number += 1;
+            }
+            time::sleep(Duration::from_millis(moment)).await;
+            journal.release(journal.oldest_live().unwrap().end);
+            time::sleep(Duration::from_millis(2)).await;
+            disk.set_free_bytes(Some(0));
+            time::sleep(Duration::from_secs(1)).await;
+            // The head, the one before it, and two that are ready: nothing is lacking.
+            if disk.names(DIR).len() < 4 {
+                return false;
+            }
+            for _ in 0..FILE_BYTES / ENTRY_BYTES as u64 - 3 {
+                let lsn = journal.append(entry(0, payload(number, ENTRY_BYTES)));
+                journal.wait_synced(lsn).await.unwrap();
+                assert_eq!(journal.full(), None, "moment {moment}, entry {number}");
+                number += 1;
+            }
+            true
+        });
+        tried += u32::from(was_tried);
+    }
+    assert!(tried > 0, "no moment was the right one");
+}
+
+#[test]
 fn too_many_files_push_back_until_the_oldest_is_released() {
     let sim = new_sim(1);
     sim.run_on(NODE, async move {
