@@ -6,7 +6,6 @@
 //! nothing is written behind it, so that old commits never look like new ones.
 
 use std::io;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -117,9 +116,8 @@ async fn run(inner: &Rc<Inner>) {
         let Some(job) = job else {
             // The end of the journal: what is not a spare by now will not be one.
             let unfilled = inner.state.borrow_mut().unfilled.take();
-            let Some(UnfilledFile { path, file, .. }) = unfilled else { break };
-            drop(file);
-            remove_partial(&path).await;
+            let Some(unfilled) = unfilled else { break };
+            give_up(unfilled).await;
             // Meanwhile a close may have come to need another file.
             continue;
         };
@@ -252,28 +250,31 @@ async fn create(inner: &Rc<Inner>, index: u64) -> Result<(), JournalError> {
 }
 
 /// One step; after the last one it is a spare.
-async fn grow(inner: &Rc<Inner>, unfilled: UnfilledFile) -> Result<(), JournalError> {
+async fn grow(inner: &Rc<Inner>, mut unfilled: UnfilledFile) -> Result<(), JournalError> {
     let (dir, bytes) = (&inner.options.dir, inner.options.file_bytes);
-    let UnfilledFile { path, file, filled_bytes } = unfilled;
-    let to = (filled_bytes + CREATE_STEP_BYTES).min(bytes);
-    if let Err(error) = file.zero_fill(filled_bytes, to).await {
-        drop(file);
-        remove_partial(&path).await;
-        return Err(io_error("zero-fill", &path)(error));
+    let to = (unfilled.filled_bytes + CREATE_STEP_BYTES).min(bytes);
+    if let Err(error) = unfilled.file.zero_fill(unfilled.filled_bytes, to).await {
+        let failed = io_error("zero-fill", &unfilled.path);
+        give_up(unfilled).await;
+        return Err(failed(error));
     }
     if to < bytes {
-        inner.state.borrow_mut().unfilled = Some(UnfilledFile { path, file, filled_bytes: to });
+        unfilled.filled_bytes = to;
+        inner.state.borrow_mut().unfilled = Some(unfilled);
         return Ok(());
     }
     fs::sync_dir(dir).await.map_err(io_error("sync", dir))?;
+    let UnfilledFile { path, file, .. } = unfilled;
     inner.state.borrow_mut().spares.push(SpareFile { path, file: Some(file), bytes });
     Ok(())
 }
 
 /// Gives back the space of a file that could not be filled; if that fails too, the next start
 /// finds a file without a header and removes it.
-async fn remove_partial(path: &Path) {
-    if let Err(error) = fs::remove_file(path).await {
+async fn give_up(unfilled: UnfilledFile) {
+    let UnfilledFile { path, file, .. } = unfilled;
+    drop(file);
+    if let Err(error) = fs::remove_file(&path).await {
         tracing::warn!(path = %path.display(), %error, "partial journal file is left behind");
     }
 }

@@ -59,6 +59,13 @@ impl Shard {
         self.flush_and(cell, Roll::AsNeeded).await
     }
 
+    /// As [`Shard::flush`], where nobody else does anything about a failure.
+    pub(super) async fn flush_or_note(self: Rc<Self>, cell: PartitionCell) {
+        if let Err(error) = self.flush(&cell).await {
+            self.flush_failed(&cell, &error);
+        }
+    }
+
     /// As [`Shard::flush`]; may leave the partition without an active segment.
     pub(super) async fn flush_and(self: &Rc<Self>, cell: &PartitionCell, roll: Roll) -> Result<(), LogError> {
         self.claim_flush(cell).await;

@@ -163,12 +163,7 @@ impl Shard {
             // Sizes of memory and files: nothing overflows.
             self.wait_in_step(began + window / 1024 * begun_bytes / (all_bytes.div_ceil(1024))).await;
             begun_bytes += size as u64;
-            let shard = Rc::clone(self);
-            flushes.push(async move {
-                if let Err(error) = shard.flush(&cell).await {
-                    shard.flush_failed(&cell, &error);
-                }
-            });
+            flushes.push(Rc::clone(self).flush_or_note(cell));
             if flushes.len() == FLUSHES {
                 flushes.next().await;
             }

@@ -2,7 +2,7 @@
 //! tails fill the memory without one of them being worth a flush of its own.
 //!
 //! It is a stream of flushes and not a round of them. One begins when so much was appended that more
-//! than [`UNFLUSHED_EIGHTHS`] is neither in segments nor on its way there. So flushes are in step with
+//! than half of `unflushed_bytes_max` is neither in segments nor on its way there. So flushes are in step with
 //! appends, which spares the journal's syncs, and nothing waits for the slowest flush of a round,
 //! which would hold producers back on a fast device.
 
@@ -22,10 +22,6 @@ use super::flush::SPACE_RETRY;
 use super::reclaim::FLUSHES;
 use super::{PartitionCell, Shard};
 use crate::types::Lsn;
-
-/// What stays unflushed, in eighths of `unflushed_bytes_max`. The rest is for what is appended while
-/// flushes are under way: with a device that takes 500 MB/s that is about 40 MiB.
-const UNFLUSHED_EIGHTHS: usize = 4;
 
 /// The largest tails are looked for again when they made up this share of what is unflushed.
 const LOOK_SHARE: usize = 4;
@@ -61,7 +57,7 @@ impl Shard {
             yield_now().await;
             let next = if flushes.len() < FLUSHES { self.next_largest(&mut largest) } else { None };
             if let Some(cell) = next {
-                flushes.push(self.flush_for_relief(cell));
+                flushes.push(Rc::clone(&self).flush_or_note(cell));
                 // It begins, and counts as under way.
                 let _ = poll!(flushes.next());
             } else if flushes.next().await.is_none() {
@@ -77,13 +73,9 @@ impl Shard {
     /// Whether so much is neither in segments nor on its way there that it has to become less.
     pub(super) fn is_much_unflushed(&self) -> bool {
         let waiting = self.unflushed_bytes.get().saturating_sub(self.flushing_bytes.get());
-        waiting >= self.options.unflushed_bytes_max / 8 * UNFLUSHED_EIGHTHS
-    }
-
-    async fn flush_for_relief(self: &Rc<Self>, cell: PartitionCell) {
-        if let Err(error) = self.flush(&cell).await {
-            self.flush_failed(&cell, &error);
-        }
+        // The other half is for what is appended while flushes are under way: with a device that takes
+        // 500 MB/s that is about 40 MiB.
+        waiting >= self.options.unflushed_bytes_max / 2
     }
 
     /// One of the largest tails; `None` until there are others.
