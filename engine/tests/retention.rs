@@ -52,6 +52,15 @@ enum End {
 
 /// Runs a node of one shard until the story has been told.
 fn live<T: 'static>(sim: &Sim, end: End, story: impl AsyncFn(Engine) -> T + 'static) -> T {
+    live_with(options, sim, end, story)
+}
+
+fn live_with<T: 'static>(
+    options: fn() -> EngineOptions,
+    sim: &Sim,
+    end: End,
+    story: impl AsyncFn(Engine) -> T + 'static,
+) -> T {
     let told: Rc<RefCell<Option<T>>> = Rc::default();
     let (story, result) = (Rc::new(story), Rc::clone(&told));
     let story: Story = Rc::new(move |engine| {
@@ -218,6 +227,27 @@ fn what_is_more_than_retention_bytes_goes() {
         target
     });
     assert!(files(&sim, target).len() <= 5, "{:?}", files(&sim, target));
+}
+
+#[test]
+fn what_is_only_in_memory_and_too_much_goes() {
+    let lazy = || {
+        let mut options = options();
+        options.shard.flush_chunk_bytes = usize::MAX;
+        (options.journal.file_bytes, options.journal.first_file_bytes) = (4 << 20, 4 << 20);
+        options
+    };
+    live_with(lazy, &sim(), End::Stopped, async |engine| {
+        let target = create(&engine, "t", &[("retention.bytes", "100000")]).await;
+        // Three segments, which nothing but retention has a reason to write.
+        let count = 3 * IN_SEGMENT;
+        produce(&engine, target, count).await;
+        assert_eq!(engine.stats().await[0].segment_bytes, 0);
+        time::sleep(LOOKED).await;
+        let (start, end) = readable(&engine, target).await;
+        assert!((1..=IN_SEGMENT).contains(&start), "the first of them is gone: {start}");
+        assert_eq!(end, count);
+    });
 }
 
 #[test]

@@ -155,6 +155,7 @@ fn unit(state: &State, unflushed: &Unflushed) -> Unit {
         base: at.segment_base,
         end: unflushed.end.max(at.next),
         bytes: unflushed.bytes + if has_data { at.position_bytes } else { 0 },
+        segment_bytes: state.options.segment_bytes,
         newest,
         since_ms: unflushed.since_ms.min(created_ms),
     }

@@ -2,7 +2,8 @@
 //! numbers in, a verdict out. The rules are those of Kafka's `UnifiedLog.deletableSegments`.
 //!
 //! Segments go from the oldest on, until the first that has to stay. The active segment and what is
-//! not in segments yet are one unit, the newest one: it is closed before it can go.
+//! not in segments yet are one unit, the newest one: it is closed before it can go. One that is
+//! enough for several segments is closed when the first of them would go.
 
 use std::time::Duration;
 
@@ -81,6 +82,8 @@ pub struct Unit {
     pub end: Offset,
     /// Its size.
     pub bytes: u64,
+    /// What a segment may have. A larger unit becomes several once it is written.
+    pub segment_bytes: u64,
     /// How new its records are.
     pub newest: Newest,
     /// When its first record came.
@@ -160,8 +163,9 @@ impl Policy {
         if !has_unit {
             return verdict;
         }
+        let first_bytes = unit.bytes.min(unit.segment_bytes);
         match unit.newest {
-            _ if excess.is_some_and(|excess| excess >= unit.bytes) => verdict.closes = true,
+            _ if excess.is_some_and(|excess| excess >= first_bytes) => verdict.closes = true,
             Newest::Exactly(newest_ms) => verdict.closes |= self.is_too_old(newest_ms, now_ms),
             Newest::AtLeast(newest_ms) if newest_ms < 0 || self.is_too_old(newest_ms, now_ms) => {
                 verdict.unknown = self.retention_ms.map(|_| Unknown::Active);
@@ -244,7 +248,8 @@ mod tests {
 
     fn unit(base: i64, records: i64, newest: Newest) -> Unit {
         let base = Offset(base);
-        Unit { base, end: base.plus(records), bytes: 50, newest, since_ms: NOW - 10 }
+        let since_ms = NOW - 10;
+        Unit { base, end: base.plus(records), bytes: 50, segment_bytes: 100, newest, since_ms }
     }
 
     fn reasons(verdict: &Verdict) -> Vec<(i64, Reason)> {
@@ -285,6 +290,15 @@ mod tests {
         }
         let verdict = by_size(0).judge(closed(), &newest, 350, Offset(0), NOW);
         assert_eq!((verdict.cuts.len(), verdict.closes), (3, true));
+    }
+
+    #[test]
+    fn what_is_enough_for_several_segments_is_closed_when_one_of_them_would_go() {
+        let large = Unit { bytes: 250, ..unit(10, 50, Newest::AtLeast(-1)) };
+        for (kept, gone, closes) in [(350, 0, false), (250, 1, false), (151, 1, false), (150, 1, true)] {
+            let verdict = by_size(kept).judge(segments(&[None]), &large, 350, Offset(0), NOW);
+            assert_eq!((verdict.cuts.len(), verdict.closes), (gone, closes), "{kept}");
+        }
     }
 
     #[test]
