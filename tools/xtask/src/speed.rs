@@ -30,6 +30,8 @@ const SETTLE: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(8);
 
 const WARM_UP_S: &str = "2";
+/// By then each of 1,000 partitions has been flushed: its directories and its first segment are there.
+const STEADY_S: &str = "6";
 /// Each writes more than three times what the journal and the memory for records hold by default.
 const SINGLE_S: &str = "28";
 const MAX_S: &str = "6";
@@ -272,13 +274,11 @@ impl Lab<'_> {
         round.put("batches rate", rate(&batches)?);
         round.put("batches cpu", cpu(&batches)?);
         round.put("batches p99", ms(&batches, "99")?);
-        for (load, seconds, name, p99, partitions) in [
-            (BATCHES, MAX_S, "one rate", "one p99", 1),
-            (BATCHES, MAX_S, "many rate", "many p99", 1_000),
-            (SINGLES, SINGLE_S, "one singles rate", "one singles p99", 1),
-            (SINGLES, SINGLE_S, "many singles rate", "many singles p99", 1_000),
-        ] {
-            let run = self.bench(&node, &format!("{load} --partitions {partitions}"), seconds)?;
+        self.batches_by_partitions(&node, round)?;
+        for (name, p99, partitions) in
+            [("one singles rate", "one singles p99", 1), ("many singles rate", "many singles p99", 1_000)]
+        {
+            let run = self.bench(&node, &format!("{SINGLES} --partitions {partitions}"), SINGLE_S)?;
             round.put(name, rate(&run)?);
             round.put(p99, ms(&run, "99")?);
         }
@@ -291,6 +291,28 @@ impl Lab<'_> {
             round.put(name, cpu(&run)?);
         }
         node.discard()
+    }
+
+    /// One partition and 1,000, there and back: a device that slows down from minute to minute then does
+    /// so for both. Each value is the mean of both runs.
+    fn batches_by_partitions(&self, node: &Broker, round: &mut Round) -> Result<()> {
+        let mut rates = [0.0; 2];
+        let mut p99s = [0.0; 2];
+        for (of, partitions) in [(0, 1), (1, 1_000), (1, 1_000), (0, 1)] {
+            // The topic before goes, and its files with it.
+            thread::sleep(SETTLE);
+            let load = format!("{BATCHES} --partitions {partitions} --warm-up {STEADY_S} --duration {MAX_S}");
+            let run = self.bench_words(node, &load)?;
+            let (rate, p99) = (rate(&run)?, ms(&run, "99")?);
+            println!("    {partitions} partitions: {rate:.0}/s, p99 {p99:.1} ms");
+            rates[of] += rate / 2.0;
+            p99s[of] += p99 / 2.0;
+        }
+        round.put("one rate", rates[0]);
+        round.put("one p99", p99s[0]);
+        round.put("many rate", rates[1]);
+        round.put("many p99", p99s[1]);
+        Ok(())
     }
 
     /// Partitions are spread evenly, so with two shards every other request is for the other one.
@@ -391,7 +413,8 @@ fn render(project: &Project, values: &Values, rounds: u32) -> Result<String> {
          and the largest value in brackets; ratios are medians of the rounds' own ratios. The node has one core and the \
          load generator another. Records have 1 KiB, everything is in mode `fsync` with the default options, every run \
          with a load writes at least 1.3 GB (journal and memory for records together hold 448 MiB), and the CPU is that of \
-         all threads of the node, io_uring's workers in the kernel included.\n",
+         all threads of the node, io_uring's workers in the kernel included. Batches into 1 and 1,000 partitions are \
+         measured there and back (1, 1,000, 1,000, 1), behind {STEADY_S} s of the same load; a round has the means of two.\n",
         &now()?[..10]
     )?;
     writeln!(text, "| What | Median | Spread | Aim | |\n|---|---:|---|---|---|")?;
