@@ -20,6 +20,9 @@ use corelog_net::client::{
 use corelog_protocol::batch::Scratch;
 use corelog_runtime::{shards, time};
 
+/// A machine that is busy with other tests may take so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn run<F>(test: impl Fn(Client) -> F + Send + Clone + 'static)
 where
     F: Future<Output = ()> + 'static,
@@ -55,7 +58,7 @@ async fn create(client: &Client, name: &str, partitions: i32) {
             Ok(_) | Err(ClientError::UnknownTopic { .. }) => {}
             Err(error) => panic!("{error}"),
         }
-        assert!(started.elapsed() < Duration::from_secs(10), "never described");
+        assert!(started.elapsed() < PATIENCE, "never described");
         time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -206,7 +209,7 @@ fn keyless_records_are_spread_and_acks_0_and_1_work() {
                     break;
                 }
                 // With acks=0 the records may still be on their way.
-                assert!(started.elapsed() < Duration::from_secs(10), "records are missing");
+                assert!(started.elapsed() < PATIENCE, "records are missing");
                 time::sleep(Duration::from_millis(50)).await;
             }
         }
@@ -259,7 +262,7 @@ fn topics_are_created_listed_described_and_deleted() {
         admin.delete_topics(std::slice::from_ref(&topic)).await.unwrap().remove(0).unwrap();
         let started = time::Instant::now();
         while admin.describe_topic(&topic).await.is_ok() {
-            assert!(started.elapsed() < Duration::from_secs(10), "still there");
+            assert!(started.elapsed() < PATIENCE, "still there");
             time::sleep(Duration::from_millis(20)).await;
         }
     });
@@ -277,7 +280,7 @@ async fn read_until(member: &mut GroupConsumer, read: &mut Read, holds: impl Fn(
     let mut scratch = Scratch::new();
     let started = time::Instant::now();
     while !holds(read) {
-        assert!(started.elapsed() < Duration::from_secs(60), "{} records", read.records.len());
+        assert!(started.elapsed() < PATIENCE, "{} records", read.records.len());
         let Ok(event) = time::timeout(Duration::from_millis(200), member.next()).await else { continue };
         match event.unwrap() {
             GroupEvent::Assignment { partitions, .. } => read.assigned = partitions.len(),
@@ -339,7 +342,7 @@ fn members_share_a_group_and_take_over_in_both_protocols() {
             let (mut two, mut of_two) = (member().await, Read::default());
             let started = time::Instant::now();
             while (of_one.assigned, of_two.assigned) != (4, 4) {
-                assert!(started.elapsed() < Duration::from_secs(60), "{protocol:?} {assignor:?}");
+                assert!(started.elapsed() < PATIENCE, "{protocol:?} {assignor:?}");
                 for (member, read) in [(&mut one, &mut of_one), (&mut two, &mut of_two)] {
                     let began = time::Instant::now();
                     read_until(member, read, |_| began.elapsed() > Duration::from_millis(300)).await;
