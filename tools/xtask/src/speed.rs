@@ -3,6 +3,7 @@
 //! the first core and the load generator the second; nothing else should run. Not part of
 //! `cargo xtask test`. [`crate::versus`] is for comparisons with Apache Kafka.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
@@ -14,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use crate::broker::{Broker, BrokerKind, BrokerOptions, Purpose};
-use crate::machine::{Machine, Usage, now};
+use crate::machine::{Machine, Processors, Usage, now};
 use crate::process::tail;
 use crate::project::Project;
 use crate::sink::{Generated, generate};
@@ -28,6 +29,9 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// After deletions, which a device may take a while over.
 const SETTLE: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(8);
+/// How often a run with a load is made at most, because of what the host withheld, and the pause before.
+const ATTEMPTS_MAX: usize = 6;
+const CALM: Duration = Duration::from_secs(15);
 
 const WARM_UP_S: &str = "2";
 /// By then each of 1,000 partitions has been flushed: its directories and its first segment are there.
@@ -53,6 +57,10 @@ pub(crate) struct Arguments {
     /// How often everything is measured; the page shows medians
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Repeat a run with a load while the host withholds more of the machine's CPU time, in percent; after
+    /// six runs the one with the least counts
+    #[arg(long, default_value_t = 2.0, value_name = "PERCENT")]
+    withheld_max: f64,
     /// Write the page docs/benchmarks/<date>-speed.md
     #[arg(long)]
     page: bool,
@@ -213,7 +221,8 @@ const LINES: &[Line] = &[
 pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<bool> {
     let kind = BrokerKind::corelog(project)?;
     let BrokerKind::Corelog { binary } = &kind else { bail!("a build of Corelog") };
-    let lab = Lab { project, kind: &kind, binary };
+    let withheld_max = arguments.withheld_max;
+    let lab = Lab { project, kind: &kind, binary, withheld_max, withheld: RefCell::default() };
     let mut values = Values::new();
     for round in 1..=arguments.rounds {
         println!("round {round} of {}", arguments.rounds);
@@ -225,7 +234,8 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<bool> {
             values.entry(name).or_default().push(value);
         }
     }
-    let text = render(project, &values, arguments.rounds)?;
+    let mut text = render(project, &values, arguments.rounds)?;
+    writeln!(text, "\n{}", lab.withheld.borrow().describe(withheld_max))?;
     print!("{text}");
     if arguments.page {
         let folder = project.root().join("docs/benchmarks");
@@ -250,6 +260,31 @@ struct Lab<'a> {
     project: &'a Project,
     kind: &'a BrokerKind,
     binary: &'a Path,
+    withheld_max: f64,
+    withheld: RefCell<Withheld>,
+}
+
+/// What the host kept of the machine's CPU time during runs, in percent.
+#[derive(Default)]
+struct Withheld {
+    counted: Vec<f64>,
+    repeats: usize,
+}
+
+impl Withheld {
+    fn describe(&self, max: f64) -> String {
+        let Some(Spread { median, min, max: most, .. }) = Spread::of(self.counted.iter().copied()) else {
+            return String::new();
+        };
+        let beyond = self.counted.iter().filter(|percent| **percent > max).count();
+        format!(
+            "The host withheld {median:.1} % ({min:.1} to {most:.1}) of the CPU time during the {} runs with a load that \
+             count. {} runs were repeated, since it withheld more than {max} %; {beyond} count though it did, as the \
+             calmest of {ATTEMPTS_MAX}.",
+            self.counted.len(),
+            self.repeats
+        )
+    }
 }
 
 impl Lab<'_> {
@@ -338,7 +373,7 @@ impl Lab<'_> {
         round.put("idle memory", after.resident_mb);
         node.terminate()?;
         round.put("start used", first_record_ms(&mut node)?);
-        self.bench_words(&node, FILL)?;
+        self.generate(&node, FILL)?;
         node.kill()?;
         round.put("start killed", first_record_ms(&mut node)?);
         node.discard()
@@ -348,7 +383,31 @@ impl Lab<'_> {
         self.bench_words(node, &format!("{load} --warm-up {WARM_UP_S} --duration {seconds}"))
     }
 
+    /// As [`Lab::generate`], again while the host withholds too much.
     fn bench_words(&self, node: &Broker, words: &str) -> Result<Generated> {
+        let mut calmest: Option<(f64, Generated)> = None;
+        for attempt in 1..=ATTEMPTS_MAX {
+            let before = Processors::now()?;
+            let run = self.generate(node, words)?;
+            let percent = Processors::now()?.steal_percent_since(before);
+            if calmest.as_ref().is_none_or(|(least, _)| percent < *least) {
+                calmest = Some((percent, run));
+            }
+            if percent <= self.withheld_max {
+                break;
+            }
+            println!("    the host withheld {percent:.1} %");
+            if attempt < ATTEMPTS_MAX {
+                self.withheld.borrow_mut().repeats += 1;
+                thread::sleep(CALM);
+            }
+        }
+        let (percent, run) = calmest.expect("at least one attempt");
+        self.withheld.borrow_mut().counted.push(percent);
+        Ok(run)
+    }
+
+    fn generate(&self, node: &Broker, words: &str) -> Result<Generated> {
         let pid = node.pid().context("the node runs")?;
         let (address, pid, core) = (node.address().to_string(), pid.to_string(), CLIENT_CORE.to_string());
         let mut all = vec!["--bootstrap", &address, "--server-pid", &pid, "--cores", &core];
@@ -453,6 +512,17 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_host_withheld_is_told() {
+        let withheld = Withheld { counted: vec![0.5, 4.0, 1.0], repeats: 6 };
+        let told = withheld.describe(2.0);
+        assert!(
+            told.starts_with("The host withheld 1.0 % (0.5 to 4.0) of the CPU time during the 3 runs"),
+            "{told}"
+        );
+        assert!(told.contains("6 runs were repeated") && told.contains("1 count though it did"), "{told}");
+    }
 
     #[test]
     fn a_ratio_is_taken_in_each_round_and_an_aim_is_held_against_the_median() {
