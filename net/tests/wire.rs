@@ -542,14 +542,14 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
                 name: "plain".to_owned(),
                 bind: SocketAddr::from(([127, 0, 0, 1], 0)),
             }],
-            idle_timeout: Duration::from_millis(300),
+            idle_timeout: Duration::from_secs(2),
             ..NetOptions::default()
         },
     );
     let mut idle = node.connect();
     let mut busy = node.connect();
     let id = busy.create("t");
-    let wait = FetchRequest { max_wait_ms: 1500, ..fetch_of("t", id, &[(0, 0)]) };
+    let wait = FetchRequest { max_wait_ms: 4000, ..fetch_of("t", id, &[(0, 0)]) };
     assert_eq!(busy.fetch(12, &wait).error.code(), 0);
     assert_eq!(idle.receive(), None);
 }

@@ -16,12 +16,10 @@ use super::load::Loaded;
 use super::read::Reader;
 use crate::types::{Offset, TopicPartition};
 
-/// What the flushes of a shard's logs write at a time: a few large ones or many small ones. Their
+/// What the flushes of a shard's logs write at a time: a large one (see `WRITES_IN_FLIGHT_MAX`) or a few
+/// small ones. More of it would only queue up in the device, and the journal's writes behind it. Their
 /// syncs are not bounded here: the more wait for one, the fewer are needed.
-const WRITES_KIB_MAX: u32 = 16 << 10;
-
-/// What one flush has in flight, however large it is: see `WRITES_IN_FLIGHT_MAX`.
-const FLUSH_KIB_MAX: u32 = 4 << 10;
+const WRITES_KIB_MAX: u32 = 4 << 10;
 
 /// Bounds of a [`FileCache`].
 #[derive(Debug, Clone, Copy)]
@@ -108,7 +106,7 @@ impl FileCache {
     /// Waits until a flush of so many bytes may write. Bounds what is in flight, and the buffers for
     /// it.
     pub(super) async fn turn_to_write(&self, bytes: u64) -> SemaphorePermit<'_> {
-        let kib = u32::try_from(bytes.div_ceil(1024)).map_or(FLUSH_KIB_MAX, |kib| kib.min(FLUSH_KIB_MAX));
+        let kib = u32::try_from(bytes.div_ceil(1024)).map_or(WRITES_KIB_MAX, |kib| kib.min(WRITES_KIB_MAX));
         self.writes_kib.acquire_many(kib).await.expect("never closed")
     }
 

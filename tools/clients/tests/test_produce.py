@@ -101,7 +101,7 @@ def test_a_topics_own_limit_counts(make_producer, make_topic):
 
 
 def test_a_partition_that_is_not_there_is_refused(make_producer, topic):
-    deliveries = send(make_producer(message_timeout_ms=5000), topic, [b"record"], partition=7)
+    deliveries = send(make_producer(), topic, [b"record"], partition=7)
     assert [error.code() for error in deliveries.errors] == [KafkaError._UNKNOWN_PARTITION]
 
 

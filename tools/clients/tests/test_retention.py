@@ -177,7 +177,9 @@ def test_records_go_when_there_are_too_many(make_topic, make_producer, make_cons
     assert kept >= 2_900_000, f"{kept} bytes are left"
     consumer = make_consumer(auto_offset_reset="earliest")
     consumer.assign(at(topic, 0))
-    assert receive(consumer, 1)[0].offset() == start
+    # More may have gone meanwhile.
+    first = receive(consumer, 1)[0].offset()
+    assert start <= first <= bounds(make_consumer, topic)[0]
 
 
 def test_a_topic_without_a_limit_keeps_its_records(make_topic, make_producer, make_consumer):

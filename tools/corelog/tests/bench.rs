@@ -66,7 +66,7 @@ fn what_an_idempotent_producer_sends_again_after_a_kill_is_there_once() {
     let address = node.address.clone();
     let mut command = bench(&address, out.path());
     command.args(["--arrivals", "max", "--idempotent", "--batch-records", "20", "--producers", "3"]);
-    command.args(["--warm-up", "0", "--duration", "5", "--record-bytes", "200"]);
+    command.args(["--warm-up", "0", "--duration", "12", "--record-bytes", "200"]);
     let load = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until_measured(out.path());
     let mut node = Some(node);
@@ -88,7 +88,7 @@ fn records_are_read_after_producers_are_done_when_consumers_start_late() {
     let (dir, out) = (on_disk(), on_disk());
     let node = Node::start(dir.path(), &[]);
     let mut command = bench(&node.address, out.path());
-    command.args(["--arrivals", "max", "--records", "5000", "--warm-up", "0", "--catch-up", "3"]);
+    command.args(["--arrivals", "max", "--records", "5000", "--warm-up", "0", "--catch-up", "30"]);
     command.args(["--server-pid", &node.pid().to_string(), "--record-bytes", "100"]);
     let report = report(&command.output().unwrap(), out.path());
     let run = &report.runs[0];
