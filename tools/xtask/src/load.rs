@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::machine::Processors;
 use crate::process::tail;
 use crate::project::Project;
 use crate::sink::{Generated, Sink, generate};
@@ -17,6 +18,9 @@ const RECORDS: u64 = 10_000_000;
 const FAULTS_BELOW: u64 = RECORDS - 100_000;
 /// A partition of the sink keeps so much; producers wait for the consumer beyond it.
 const RETAIN_BYTES: &str = "67108864";
+/// How often a stall is measured at most, because of what the host withheld, in percent of the time.
+const STALL_ATTEMPTS_MAX: u32 = 4;
+const WITHHELD_PERCENT_MAX: f64 = 1.0;
 
 /// What one fault must look like: lost, duplicated, reordered and corrupt records. A corrupt record
 /// is lost as well, since nobody can tell which one it was.
@@ -98,12 +102,24 @@ impl Test<'_> {
         sink.stop().map(drop)
     }
 
+    /// A host that holds the whole machine up does the same to requests, so it is measured again then.
+    fn stall(&self) -> Result<String> {
+        for _ in 1..STALL_ATTEMPTS_MAX {
+            let before = Processors::now()?;
+            let seen = self.stall_once();
+            if seen.is_ok() || Processors::now()?.steal_percent_since(before) <= WITHHELD_PERCENT_MAX {
+                return seen;
+            }
+        }
+        self.stall_once()
+    }
+
     /// A pause of 200 ms in six seconds of a constant rate. It holds up every record that is due in
     /// it, 3.3% of all, and their times from when they were due are spread evenly up to 200 ms: the
     /// 99th percentile of all is then at 140 ms, and more where the backlog takes time. Of the
     /// requests that were under way, it holds up no more than may be: 20 in 60,000. So which
     /// histogram sees it depends on what is counted and not on how fast this machine is.
-    fn stall(&self) -> Result<String> {
+    fn stall_once(&self) -> Result<String> {
         let sink = self.sink(&["--stall-at", "4", "--stall-ms", "200"])?;
         let load = "--arrivals constant --rate 10000 --producers 4 --in-flight 5 --batch-records 1 \
                     --linger-ms 0 --record-bytes 100 --consumers 0 --no-verify --warm-up 1 --duration 6";
