@@ -110,6 +110,7 @@ pub struct Shard {
     scratch: RefCell<Scratch>,
     stages: Stages,
     tail_bytes: Cell<usize>,
+    /// Of partitions in service: what flushes make less.
     unflushed_bytes: Cell<usize>,
     /// Of these, what flushes that are under way write.
     flushing_bytes: Cell<usize>,
@@ -120,6 +121,8 @@ pub struct Shard {
     flush_queue: RefCell<VecDeque<PartitionCell>>,
     /// The last flush found no space on the disk.
     segments_full: Cell<bool>,
+    /// Partitions out of service keep the journal from giving files back.
+    is_journal_held: Cell<bool>,
     flush_wanted: Notify,
     /// Much is unflushed.
     relief_wanted: Notify,
@@ -188,6 +191,7 @@ impl Shard {
             evictable: RefCell::default(),
             flush_queue: RefCell::default(),
             segments_full: Cell::new(false),
+            is_journal_held: Cell::new(false),
             flush_wanted: Notify::new(),
             relief_wanted: Notify::new(),
             flush_ended: Notify::new(),
@@ -310,9 +314,20 @@ impl Shard {
         tracing::error!(shard = self.index, %error, "journal failed, the shard is fenced");
         *self.fault.borrow_mut() = Some(reason.clone());
         for cell in self.partitions.borrow().values() {
-            cell.borrow_mut().take_offline(&reason);
+            self.take_offline(cell, &reason);
         }
         self.retry_parked();
+    }
+
+    /// Takes a partition out of service. What memory and the journal alone have of it stays there; no
+    /// flush will make that less, so nobody waits for it.
+    fn take_offline(&self, cell: &PartitionCell, reason: &str) {
+        let mut partition = cell.borrow_mut();
+        if partition.offline().is_none() {
+            let unflushed = partition.tail().unflushed_bytes();
+            self.unflushed_bytes.set(self.unflushed_bytes.get() - unflushed);
+        }
+        partition.take_offline(reason);
     }
 
     /// Forgets records of `target` at and after `end`, for good.
@@ -351,7 +366,7 @@ impl Shard {
             if let Err(error) = cut {
                 if log.position().reaches_beyond(end) {
                     // The journal has it, and the next start does it.
-                    cell.borrow_mut().take_offline(&error.to_string());
+                    self.take_offline(cell, &error.to_string());
                 }
                 return Err(PartitionError::Offline(error.to_string()));
             }
@@ -389,8 +404,10 @@ impl Shard {
 
     fn tail_shrank(&self, before: (usize, usize), partition: &Partition) {
         self.tail_bytes.set(self.tail_bytes.get() - (before.0 - partition.tail().bytes()));
-        let unflushed = before.1 - partition.tail().unflushed_bytes();
-        self.unflushed_bytes.set(self.unflushed_bytes.get() - unflushed);
+        if partition.offline().is_none() {
+            let unflushed = before.1 - partition.tail().unflushed_bytes();
+            self.unflushed_bytes.set(self.unflushed_bytes.get() - unflushed);
+        }
     }
 }
 

@@ -481,3 +481,50 @@ fn a_failed_sync_of_a_segment_costs_no_acknowledged_record() {
         }
     });
 }
+
+/// What only the journal has of a partition that is out of service holds the journal's files. The others of
+/// its shard are refused once these are used up, and nobody waits; they go on when the topic is gone.
+#[test]
+fn a_partition_out_of_service_that_holds_the_journal_lets_nobody_wait() {
+    fn flushed_by_reclaims() -> EngineOptions {
+        let mut options = options();
+        options.shard.flush_chunk_bytes = usize::MAX;
+        options.journal.first_file_bytes = JOURNAL_FILE_BYTES as u64;
+        options
+    }
+    let sim = sim();
+    let disk = sim.disk(NODE);
+    live_with(flushed_by_reclaims, &sim, 1, true, async move |engine| {
+        let (bad, good) = (create(&engine, "bad", 1).await[0], create(&engine, "good", 1).await[0]);
+        let (mut in_bad, mut in_good) = (Promised::default(), Promised::default());
+        // More than half of what one entry of the journal can carry.
+        for _ in 0..35 {
+            produce(&engine, bad, &mut in_bad, SECOND).await.unwrap();
+        }
+        disk.fail(FaultOn::Write, &format!("topics/{}", bad.topic), 1);
+        let mut refused = 0;
+        for _ in 0..1000 {
+            if let Err(code) = produce(&engine, good, &mut in_good, 10 * SECOND).await {
+                assert_eq!(code, ErrorCode::KafkaStorageError, "retriable, and says what it is");
+                refused += 1;
+                if refused == 3 {
+                    break;
+                }
+                time::sleep(SECOND).await;
+            }
+        }
+        assert_eq!(refused, 3, "the journal is full");
+        assert!(in_good.0.len() > 50, "{} were taken before", in_good.0.len());
+        check(&engine, good, &in_good, 0).await;
+        assert!(matches!(fetch(&engine, bad, 0).await, Err(PartitionError::Offline(_))));
+        engine.delete_topics(vec![TopicRef::Id(bad.topic)]).await.pop().unwrap().unwrap();
+        until(10 * SECOND, "records are taken again", async || {
+            produce(&engine, good, &mut in_good, 10 * SECOND).await.ok()
+        })
+        .await;
+        for _ in 0..300 {
+            produce(&engine, good, &mut in_good, 10 * SECOND).await.unwrap();
+        }
+        check(&engine, good, &in_good, 0).await;
+    });
+}

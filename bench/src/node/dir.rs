@@ -29,8 +29,8 @@ pub(super) const OWN_PREFIX: &str = "corelog-bench-data-";
 const MARK: &str = "corelog-bench.owner";
 /// A mark is shorter.
 const MARK_BYTES_MAX: u64 = 256;
-/// A node is killed with its owner, but takes a moment to be gone.
-const ORPHAN_TIMEOUT: Duration = Duration::from_secs(2);
+/// A node is killed with its owner, but is not gone before its writes in flight are done.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(20);
 /// So much of the end of a node's log is part of an error.
 const LOG_TAIL_BYTES: u64 = 2048;
 

@@ -181,12 +181,10 @@ impl Writer {
         }
         self.is_prepared = false;
         let mut segments = Vec::with_capacity(plan.pieces.len());
-        {
-            let bytes = plan.pieces.iter().map(|piece| piece.write.end - piece.write.start).sum();
-            let _turn = log.files.turn_to_write(bytes).await;
-            for piece in &plan.pieces {
-                segments.push(self.write_piece(log, piece, batches, &places).await?);
-            }
+        for piece in &plan.pieces {
+            // Others have their turn between many small segments.
+            let _turn = log.files.turn_to_write(piece.write.end - piece.write.start).await;
+            segments.push(self.write_piece(log, piece, batches, &places).await?);
         }
         self.sync(log, &plan, &segments).await?;
         self.is_prepared = true;

@@ -469,7 +469,7 @@ impl Shard {
                 // The next start finishes it.
                 let target = cell.borrow().target();
                 tracing::error!(partition = %target, %error, "compacted segments are not in place, the partition goes offline");
-                cell.borrow_mut().take_offline(&error.to_string());
+                self.take_offline(cell, &error.to_string());
             }
             return Err(error.into());
         }

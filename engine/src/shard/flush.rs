@@ -74,7 +74,12 @@ impl Shard {
         if self.is_much_unflushed() {
             self.relief_wanted.notify_one();
         }
-        let is_full = result.as_ref().is_err_and(LogError::is_disk_full);
+        let is_full = match &result {
+            // Where nothing was to be written nothing is known of the disk.
+            Ok(Wrote::Nothing) => self.segments_full.get(),
+            Ok(Wrote::Batches) => false,
+            Err(error) => error.is_disk_full(),
+        };
         if self.segments_full.replace(is_full) != is_full {
             tracing::warn!(shard = self.index, is_full, "space for segments changed");
             if is_full {
@@ -85,7 +90,7 @@ impl Shard {
             }
             self.retry_parked();
         }
-        result
+        result.map(drop)
     }
 
     /// Whether a produce has to be refused until there is space again: what is appended now could
@@ -93,7 +98,7 @@ impl Shard {
     pub(super) fn is_disk_full(&self) -> bool {
         match self.journal.full() {
             Some(JournalFull::Disk) => true,
-            Some(JournalFull::Files) => self.segments_full.get(),
+            Some(JournalFull::Files) => self.segments_full.get() || self.is_journal_held.get(),
             None => {
                 let unflushed = self.unflushed_bytes.get();
                 self.segments_full.get() && unflushed >= self.options.unflushed_bytes_max
@@ -101,7 +106,7 @@ impl Shard {
         }
     }
 
-    async fn flush_claimed(self: &Rc<Self>, cell: &PartitionCell, roll: Roll) -> Result<(), LogError> {
+    async fn flush_claimed(self: &Rc<Self>, cell: &PartitionCell, roll: Roll) -> Result<Wrote, LogError> {
         let (log, batches) = {
             let partition = cell.borrow();
             let acknowledged = partition.high_watermark();
@@ -121,14 +126,15 @@ impl Shard {
         };
         let is_nothing = batches.is_empty() && roll == Roll::AsNeeded;
         if is_nothing || cell.borrow().offline().is_some() {
-            return Ok(());
+            return Ok(Wrote::Nothing);
         }
+        let wrote = if batches.is_empty() { Wrote::Nothing } else { Wrote::Batches };
         let began = Instant::now();
         let flushing = Flushing::of(self, &batches);
         let active = log.position().segment_base;
         let position = log.flush(&batches, roll).await?;
         self.stages.segment_flush.record_since(began);
-        let (flushed_batches, flushed) = {
+        let (flushed_batches, flushed, was_counted) = {
             let mut partition = cell.borrow_mut();
             if position.segment_base != active {
                 partition.rolled(time::unix_time_ms());
@@ -138,15 +144,17 @@ impl Shard {
             }
             let before = partition.tail().unflushed_bytes();
             let batches = partition.tail_mut().flushed_to(position.next);
-            (batches, before - partition.tail().unflushed_bytes())
+            (batches, before - partition.tail().unflushed_bytes(), partition.offline().is_none())
         };
         drop(flushing);
-        self.unflushed_bytes.set(self.unflushed_bytes.get() - flushed);
+        if was_counted {
+            self.unflushed_bytes.set(self.unflushed_bytes.get() - flushed);
+        }
         self.stages.flushed_bytes.add_len(flushed);
         self.evictable.borrow_mut().extend((0..flushed_batches).map(|_| Rc::clone(cell)));
         self.evict_over_budget();
         self.retry_parked();
-        Ok(())
+        Ok(wrote)
     }
 
     /// A failed flush loses nothing: the batches are in the journal and in memory. A full disk is
@@ -158,7 +166,7 @@ impl Shard {
             return;
         }
         tracing::error!(partition = %target, %error, "segment write failed, the partition goes offline");
-        cell.borrow_mut().take_offline(&error.to_string());
+        self.take_offline(cell, &error.to_string());
     }
 
     /// Waits until nobody else writes this partition's segments.
@@ -173,6 +181,12 @@ impl Shard {
         cell.borrow_mut().end_flush();
         self.flush_ended.notify_waiters();
     }
+}
+
+/// What a flush did.
+enum Wrote {
+    Nothing,
+    Batches,
 }
 
 /// What a flush under way has of the unflushed bytes.

@@ -5,14 +5,17 @@
 //! together with the partition's state, so that ten thousand cold partitions cost a few sequential
 //! writes and not ten thousand syncs.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use corelog_runtime::task::yield_if_needed;
 use corelog_runtime::time;
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, poll};
 
 use super::{PartitionCell, Shard, entry};
 use crate::journal::{Entry, EntryKind, JournalError, JournalFull};
@@ -24,6 +27,9 @@ use crate::types::{LeaderEpoch, Lsn, Offset, TopicPartition};
 /// Tails carried for one file add up to this share of it at most, so that reclaiming a file frees
 /// more room than it takes.
 const CARRY_SHARE: u64 = 4;
+
+/// Tails of partitions out of service are carried up to this share of a file.
+const STUCK_SHARE: u64 = 2;
 
 /// Partitions whose state is journalled without letting other tasks run.
 const CHECKPOINT_PARTITIONS: usize = 128;
@@ -90,12 +96,15 @@ impl Shard {
         }
     }
 
-    /// Makes every entry below `end` superfluous and gives their files back. `false` when a large
-    /// tail could not be written to its segments, so that its entries are still needed.
+    /// Makes every entry below `end` superfluous and gives their files back. `false` when large tails
+    /// could not be written to their segments, so that their entries are still needed.
     pub(super) async fn reclaim(self: &Rc<Self>, end: Lsn) -> Result<bool, ReclaimError> {
         self.compact_metadata(end).await?;
         let needy = self.partitions_needing(end);
         self.flush_large(&needy).await;
+        if self.is_held_by(&needy) {
+            return Ok(false);
+        }
         // Partitions went on appending meanwhile: each state is taken and journalled at once.
         for chunk in needy.chunks(CHECKPOINT_PARTITIONS) {
             // In the middle of a truncation, segments and state do not fit each other.
@@ -116,6 +125,38 @@ impl Shard {
         assert!(self.partitions_needing(end).is_empty(), "a reclaimed journal file is needed by nobody");
         self.journal.release(end);
         Ok(true)
+    }
+
+    /// Whether partitions out of service hold the journal: nothing flushes their tails, and carried
+    /// forward they would take the room that they leave, again and again.
+    fn is_held_by(self: &Rc<Self>, needy: &[PartitionCell]) -> bool {
+        let stuck = |cell: &PartitionCell| {
+            let partition = cell.borrow();
+            let is_stuck = partition.offline().is_some();
+            is_stuck.then(|| partition.tail().unflushed_bytes())
+        };
+        let (largest, sum) = needy
+            .iter()
+            .filter_map(stuck)
+            .fold((0, 0), |(largest, sum), bytes| (bytes.max(largest), sum + bytes));
+        let is_held = largest > self.journal.max_entry_bytes() / 2
+            || sum as u64 > self.journal.file_bytes() / STUCK_SHARE;
+        if self.is_journal_held.replace(is_held) != is_held {
+            let shard = self.index;
+            if is_held {
+                tracing::error!(
+                    shard,
+                    bytes = sum,
+                    "the journal cannot give files back: it alone has records of partitions that are offline. Once \
+                     it is full nothing more is accepted here until their topics are deleted, or the node is \
+                     started again and can write their segments"
+                );
+            } else {
+                tracing::info!(shard, "the journal can give files back again");
+            }
+            self.retry_parked();
+        }
+        is_held
     }
 
     /// Journals states again, with the tails that are below `end`. `false` when one is too large.
@@ -161,9 +202,12 @@ impl Shard {
         let mut flushes = FuturesUnordered::new();
         for (size, cell) in cells {
             // Sizes of memory and files: nothing overflows.
-            self.wait_in_step(began + window / 1024 * begun_bytes / (all_bytes.div_ceil(1024))).await;
+            let due = began + window / 1024 * begun_bytes / (all_bytes.div_ceil(1024));
+            self.wait_in_step(due, &mut flushes).await;
             begun_bytes += size as u64;
             flushes.push(Rc::clone(self).flush_or_note(cell));
+            // It begins.
+            let _ = poll!(flushes.next());
             if flushes.len() == FLUSHES {
                 flushes.next().await;
             }
@@ -172,14 +216,23 @@ impl Shard {
     }
 
     /// Waits until so much was ever appended, but not when that is urgently to be made room for, nor
-    /// long: where little is appended, the device has time.
-    async fn wait_in_step(&self, appended_bytes: u64) {
+    /// long: where little is appended, the device has time. The flushes under way go on meanwhile.
+    async fn wait_in_step(
+        &self,
+        appended_bytes: u64,
+        flushes: &mut FuturesUnordered<impl Future<Output = ()>>,
+    ) {
         for _ in 0..STEP_WAITS_MAX {
             let is_due = self.appended_bytes.get() >= appended_bytes;
             if is_due || self.is_flush_urgent() {
                 return;
             }
-            time::sleep(STEP_WAIT).await;
+            let mut step = pin!(time::sleep(STEP_WAIT));
+            poll_fn(|cx| {
+                while let Poll::Ready(Some(())) = flushes.poll_next_unpin(cx) {}
+                step.as_mut().poll(cx)
+            })
+            .await;
         }
     }
 

@@ -155,7 +155,9 @@ impl Shard {
     fn count_tail(&self, partition: &Partition) {
         let tail = partition.tail();
         self.tail_bytes.set(self.tail_bytes.get() + tail.bytes());
-        self.unflushed_bytes.set(self.unflushed_bytes.get() + tail.unflushed_bytes());
+        if partition.offline().is_none() {
+            self.unflushed_bytes.set(self.unflushed_bytes.get() + tail.unflushed_bytes());
+        }
     }
 
     fn segment_log(&self, state: &PartitionState, config: &TopicConfig) -> Rc<SegmentLog> {
@@ -184,10 +186,16 @@ impl Shard {
                 yield_if_needed().await;
             }
         }
+        let mut deletes = false;
         for (id, topic) in &old.topics {
             if !image.topics.contains_key(id) {
                 self.delete_topic(topic);
+                deletes = true;
             }
+        }
+        if deletes {
+            // Nothing of them is in memory, but that they were.
+            self.evictable.borrow_mut().retain(|cell| !cell.borrow().is_deleted());
         }
         if old.version == 0 {
             self.sort_out_strays(&image);
@@ -274,7 +282,7 @@ impl Shard {
 
     /// Journals the deletion; files go once it is synced.
     fn delete_partition(self: &Rc<Self>, target: TopicPartition, cell: &PartitionCell) {
-        cell.borrow_mut().take_offline("the topic was deleted");
+        self.take_offline(cell, "the topic was deleted");
         self.uncount_tail(cell);
         self.deletions.borrow_mut().insert(target, self.journal.append(deletion(target)));
         self.spawn_removal(target, Some(Rc::clone(cell)));

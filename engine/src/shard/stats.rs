@@ -71,7 +71,7 @@ impl Shard {
     pub fn stats(&self) -> ShardStats {
         let partitions = self.partitions.borrow();
         let mut journal = self.journal.stats();
-        if self.is_disk_full() {
+        if self.is_disk_full() && !self.is_journal_held.get() {
             // Segments that find no space fill the journal up, too.
             journal.full = Some(JournalFull::Disk);
         }

@@ -1,6 +1,6 @@
 //! Groups over real sockets: members, offsets, and what an operator sees of both.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kafka_protocol::messages::*;
@@ -9,6 +9,9 @@ use kafka_protocol::protocol::StrBytes;
 use super::{Connection, ListenerOptions, NetOptions, Node, SocketAddr};
 
 const GROUP: &str = "g";
+/// For a coordinator to get ready, on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What a coordinator answers while it gets ready: 14 loads, 15 and 16 are not there yet.
 const AGAIN: [i16; 3] = [14, 15, 16];
 
@@ -18,7 +21,8 @@ fn text(text: &str) -> StrBytes {
 
 /// Tries until the coordinator is ready.
 fn patiently<T>(mut attempt: impl FnMut() -> (i16, T)) -> T {
-    for _ in 0..200 {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
         let (code, answer) = attempt();
         if !AGAIN.contains(&code) {
             assert_eq!(code, 0);

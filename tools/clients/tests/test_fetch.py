@@ -152,7 +152,7 @@ def test_a_consumer_that_keeps_up_sees_every_record_in_order(make_producer, make
 
 def test_offsets_of_an_unknown_topic_are_an_error(make_consumer, name):
     consumer = make_consumer(allow_auto_create_topics=False)
-    code = error_of(lambda: consumer.get_watermark_offsets(TopicPartition(name, 0), 5))
+    code = error_of(lambda: consumer.get_watermark_offsets(TopicPartition(name, 0), LIMIT_S))
     assert code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION)
 
 

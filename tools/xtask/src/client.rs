@@ -142,6 +142,8 @@ impl Clients {
             command
                 .args(["-C", "-q", "-e", "-o", "beginning", "-X", "check.crcs=true"])
                 .args(["-X", "fetch.wait.max.ms=50"])
+                // Seconds for metadata, of which it gives 5 otherwise.
+                .args(["-m", "60"])
                 .args(["-b", &self.bootstrap, "-t", &dump.topic])
                 .args(["-f", "%p\t%o\t%k\t%s\n"]);
             process::run_into(command, &dump.file, &self.log("consume", Client(Kind::Kcat)), CLIENT_LIMIT)?;
