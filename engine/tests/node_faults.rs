@@ -133,6 +133,25 @@ async fn produce(
     }
 }
 
+/// Produces until so many in a row were refused, a second apart, because there is no space.
+async fn until_refused(engine: &Engine, target: TopicPartition, promised: &mut Promised, times: u32) {
+    let mut refused = 0;
+    for _ in 0..1000 {
+        match produce(engine, target, promised, 10 * SECOND).await {
+            Ok(()) => refused = 0,
+            Err(code) => {
+                assert_eq!(code, ErrorCode::KafkaStorageError, "retriable, and says what it is");
+                refused += 1;
+                if refused == times {
+                    return;
+                }
+                time::sleep(SECOND).await;
+            }
+        }
+    }
+    assert_eq!(refused, times, "there is no space by now");
+}
+
 async fn fetch(engine: &Engine, target: TopicPartition, from: i64) -> Result<Fetched, PartitionError> {
     let part = FetchPart { target, offset: Offset(from), max_bytes: 64 << 10, current_leader_epoch: None };
     let spec = FetchSpec {
@@ -208,21 +227,7 @@ fn a_full_disk(before: usize, free_bytes: u64) {
             produce(&engine, log, &mut promised, 10 * SECOND).await.unwrap();
         }
         disk.set_free_bytes(Some(free_bytes));
-        let mut refused = 0;
-        for _ in 0..1000 {
-            match produce(&engine, log, &mut promised, 10 * SECOND).await {
-                Ok(()) => refused = 0,
-                Err(code) => {
-                    assert_eq!(code, ErrorCode::KafkaStorageError, "retriable, and says what it is");
-                    refused += 1;
-                    if refused == 10 {
-                        break;
-                    }
-                    time::sleep(SECOND).await;
-                }
-            }
-        }
-        assert_eq!(refused, 10, "the disk is full by now");
+        until_refused(&engine, log, &mut promised, 10).await;
         for shard in engine.stats().await {
             assert_eq!((shard.partitions_offline, shard.journal.full), (0, Some(JournalFull::Disk)));
         }
@@ -502,18 +507,7 @@ fn a_partition_out_of_service_that_holds_the_journal_lets_nobody_wait() {
             produce(&engine, bad, &mut in_bad, SECOND).await.unwrap();
         }
         disk.fail(FaultOn::Write, &format!("topics/{}", bad.topic), 1);
-        let mut refused = 0;
-        for _ in 0..1000 {
-            if let Err(code) = produce(&engine, good, &mut in_good, 10 * SECOND).await {
-                assert_eq!(code, ErrorCode::KafkaStorageError, "retriable, and says what it is");
-                refused += 1;
-                if refused == 3 {
-                    break;
-                }
-                time::sleep(SECOND).await;
-            }
-        }
-        assert_eq!(refused, 3, "the journal is full");
+        until_refused(&engine, good, &mut in_good, 3).await;
         assert!(in_good.0.len() > 50, "{} were taken before", in_good.0.len());
         check(&engine, good, &in_good, 0).await;
         assert!(matches!(fetch(&engine, bad, 0).await, Err(PartitionError::Offline(_))));

@@ -134,7 +134,7 @@ impl Shard {
         let active = log.position().segment_base;
         let position = log.flush(&batches, roll).await?;
         self.stages.segment_flush.record_since(began);
-        let (flushed_batches, flushed, was_counted) = {
+        let (flushed_batches, flushed) = {
             let mut partition = cell.borrow_mut();
             if position.segment_base != active {
                 partition.rolled(time::unix_time_ms());
@@ -142,14 +142,12 @@ impl Shard {
                     self.cleaner.want();
                 }
             }
-            let before = partition.tail().unflushed_bytes();
+            let before = (partition.tail().bytes(), partition.tail().unflushed_bytes());
             let batches = partition.tail_mut().flushed_to(position.next);
-            (batches, before - partition.tail().unflushed_bytes(), partition.offline().is_none())
+            self.tail_shrank(before, &partition);
+            (batches, before.1 - partition.tail().unflushed_bytes())
         };
         drop(flushing);
-        if was_counted {
-            self.unflushed_bytes.set(self.unflushed_bytes.get() - flushed);
-        }
         self.stages.flushed_bytes.add_len(flushed);
         self.evictable.borrow_mut().extend((0..flushed_batches).map(|_| Rc::clone(cell)));
         self.evict_over_budget();
