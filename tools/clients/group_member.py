@@ -12,12 +12,13 @@ microseconds, in the order in which it happens:
     refused PARTITION ERROR    it was told that it is not
     closed                     it has left
 
-SIGTERM makes it commit and leave, or just stop if it is static.
+SIGTERM makes it commit and leave, or just stop if it is static. SIGUSR1 makes it print where it is on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import signal
 import time
@@ -33,6 +34,7 @@ COMMIT_INTERVAL_S = 0.2
 class Member:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.leaves = False
+        faulthandler.register(signal.SIGUSR1)
         # Before the journal is there: who has none can be told to leave by the signal itself.
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "leaves", True))
         self.journal = os.open(arguments.journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

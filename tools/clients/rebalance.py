@@ -90,12 +90,21 @@ class Process:
         try:
             code = self.process.wait(CLOSE_LIMIT_S)
         except subprocess.TimeoutExpired:
-            self.kill()
-            return f"{self.name} does not end"
+            return f"{self.name} does not end within {CLOSE_LIMIT_S} s, {self.whereabouts()}"
         never_began = code == -signal.SIGTERM and not self.journal.exists()
         if code not in (0, -signal.SIGKILL) and not never_began:
             return f"{self.name} ended with {code}, see {self.journal.with_suffix('.err')}"
         return None
+
+    def whereabouts(self) -> str:
+        """Kills it; what it did last, and where it was."""
+        self.process.send_signal(signal.SIGUSR1)
+        # It writes from its signal handler, which says nothing when it is done.
+        time.sleep(1)
+        self.kill()
+        last = self.life().lines[-5:]
+        stack = self.journal.with_suffix(".err").read_text().splitlines()[-10:]
+        return f"its last words were {last} {self.killed_us / 1e6:.3f} s: {stack}"
 
     def life(self) -> Life:
         lines = self.journal.read_text().splitlines() if self.journal.exists() else []
