@@ -10,6 +10,7 @@ microseconds, in the order in which it happens:
     sent PARTITION NEXT        it asks for an offset to be committed
     committed PARTITION NEXT   it was told that it is committed
     refused PARTITION ERROR    it was told that it is not
+    closing                    it is about to leave; what it owns is still revoked
     closed                     it has left
 
 SIGTERM makes it commit and leave, or just stop if it is static. SIGUSR1 makes it print where it is on stderr.
@@ -135,6 +136,7 @@ class Member:
                 self.commit()
                 committed_at = time.monotonic()
         self.commit()
+        self.say("closing")
         self.consumer.close()
         self.say("closed")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from rebalance_judge import Life, Seen, Verdict, judge
+from rebalance_judge import Life, Seen, Verdict, is_stuck_in_its_client, judge
 
 LIMIT_S = 30
 CALM_LIMIT_S = 90
@@ -44,6 +44,7 @@ class Process:
         self.pauses: list[tuple[int, int]] = []
         self.wakes_at: float | None = None
         self.paused_us = 0
+        self.stuck = False
         command = [sys.executable, str(Path(__file__).parent / "group_member.py")]
         options = {
             "bootstrap": arguments.bootstrap,
@@ -90,6 +91,10 @@ class Process:
         try:
             code = self.process.wait(CLOSE_LIMIT_S)
         except subprocess.TimeoutExpired:
+            self.stuck = is_stuck_in_its_client(self.life())
+            if self.stuck:
+                self.kill()
+                return None
             return f"{self.name} does not end within {CLOSE_LIMIT_S} s, {self.whereabouts()}"
         never_began = code == -signal.SIGTERM and not self.journal.exists()
         if code not in (0, -signal.SIGKILL) and not never_began:
@@ -283,6 +288,8 @@ class Run:
         verdict = judge([life.life() for life in self.lives], observer.seen, ends, SESSION_MS * 1000)
         verdict.violations += self.wrong
         words = ", ".join(f"{count} {what}" for what, count in sorted(self.done.items()))
+        if stuck := sum(life.stuck for life in self.lives):
+            words += f", {stuck} stuck in librdkafka's close"
         print(
             f"{arguments.protocol}: {len(self.lives)} lives of {arguments.members} members in {arguments.seconds} s "
             f"({words}): {verdict.assignments} times a partition was owned, {sum(ends.values())} records, "

@@ -59,6 +59,18 @@ def events(life: Life) -> Iterable[tuple[int, str, list[str]]]:
         yield int(moment), what, rest
 
 
+def is_stuck_in_its_client(life: Life) -> bool:
+    """Whether librdkafka lost the end of a `close` that does not return, which no broker can help.
+
+    Its rebalance callback waits for an answer from the client's own group, and the group drops the question when
+    it ends in that moment (librdkafka's issues 4041 and 4884). That takes two callbacks in `close`: an assignment
+    that was still to be delivered, which begins the end, and the revocation after it. A broker that does not
+    answer shows itself otherwise: the client gives up after its 10 s.
+    """
+    words = [what for _, what, _ in events(life) if what not in ("sent", "committed", "refused")]
+    return words[-3:] == ["closing", "assigned", "revoked"]
+
+
 def owned(life: Life, session_us: int) -> list[tuple[int, int, int]]:
     """(partition, from, to) of everything that a life owned while it was awake."""
     spans, since, last = [], {}, 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from rebalance_judge import Life, Seen, judge, owned
+from rebalance_judge import Life, Seen, is_stuck_in_its_client, judge, owned
 
 SESSION_US = 1000
 
@@ -85,3 +85,12 @@ def test_what_is_committed_before_it_was_processed_is_found() -> None:
 def test_records_read_twice_are_counted() -> None:
     again = life("b", "60 assigned 0", "70 read 0 3 9", "95 closed")
     assert judge([GOOD[0], again], [], {0: 9}, SESSION_US).repeated == 2
+
+
+def test_only_a_close_with_both_callbacks_can_be_stuck_in_the_client() -> None:
+    begun = ["10 assigned 0", "20 read 0 0 5", "30 closing"]
+    assert is_stuck_in_its_client(life("a", *begun, "31 assigned", "32 sent 0 5", "33 committed 0 5", "34 revoked 0"))
+    assert not is_stuck_in_its_client(life("a", *begun))
+    assert not is_stuck_in_its_client(life("a", *begun, "31 revoked 0"))
+    assert not is_stuck_in_its_client(life("a", *begun, "31 assigned"))
+    assert not is_stuck_in_its_client(life("a", "10 assigned 0", "31 assigned", "32 revoked 0"))
