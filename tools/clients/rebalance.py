@@ -26,6 +26,10 @@ CALM_LIMIT_S = 90
 CLOSE_LIMIT_S = 20
 OBSERVE_S = 0.5
 SESSION_MS = 6_000
+# The broker's for the consumer protocol, and more than the classic members' own.
+HEARTBEAT_MS = 1_000
+# The session counts from the last heartbeat that came, which is old already when a pause begins.
+THOUGHT_DEAD_MS = SESSION_MS - 2 * HEARTBEAT_MS
 PAUSES_S = ((0.5, 3.0), (10.0, 15.0))
 STATIC_MEMBERS = 5
 
@@ -285,7 +289,7 @@ class Run:
                 if life.is_running():
                     life.kill()
         observer.join()
-        verdict = judge([life.life() for life in self.lives], observer.seen, ends, SESSION_MS * 1000)
+        verdict = judge([life.life() for life in self.lives], observer.seen, ends, THOUGHT_DEAD_MS * 1000)
         verdict.violations += self.wrong
         words = ", ".join(f"{count} {what}" for what, count in sorted(self.done.items()))
         if stuck := sum(life.stuck for life in self.lives):

@@ -1,8 +1,8 @@
 """Says whether a group kept its promises, from what its members wrote down (see `group_member.py`).
 
 - At any moment a partition has at most one owner among the members that are awake. A member that was
-  killed owns nothing from then on; one that is paused for longer than its session may be thought dead,
-  and owns nothing until it learns what became of its partitions.
+  killed owns nothing from then on; one that is paused for nearly its session or longer may be thought
+  dead, and owns nothing until it learns what became of its partitions.
 - A committed offset never goes back, and one that a member was told is committed stays.
 - No record is skipped: whoever commits an offset, everything below it was processed before.
 """
@@ -43,11 +43,14 @@ class Verdict:
     repeated: int = 0
 
 
-def judge(lives: Iterable[Life], seen: Iterable[Seen], ends: dict[int, int], session_us: int) -> Verdict:
-    """`ends` has the log's end of each partition, all of which must have been processed."""
+def judge(lives: Iterable[Life], seen: Iterable[Seen], ends: dict[int, int], thought_dead_us: int) -> Verdict:
+    """`ends` has the log's end of each partition, all of which must have been processed.
+
+    Who is paused for `thought_dead_us` may be without its partitions.
+    """
     lives, seen = list(lives), sorted(seen, key=lambda one: one.asked_us)
     verdict = Verdict()
-    _judge_owners(lives, session_us, verdict)
+    _judge_owners(lives, thought_dead_us, verdict)
     _judge_offsets(lives, seen, verdict)
     _judge_records(lives, ends, verdict)
     return verdict
@@ -71,10 +74,10 @@ def is_stuck_in_its_client(life: Life) -> bool:
     return words[-3:] == ["closing", "assigned", "revoked"]
 
 
-def owned(life: Life, session_us: int) -> list[tuple[int, int, int]]:
+def owned(life: Life, thought_dead_us: int) -> list[tuple[int, int, int]]:
     """(partition, from, to) of everything that a life owned while it was awake."""
     spans, since, last = [], {}, 0
-    long_pauses = sorted(pause for pause in life.pauses if pause[1] - pause[0] >= session_us)
+    long_pauses = sorted(pause for pause in life.pauses if pause[1] - pause[0] >= thought_dead_us)
 
     def end(partition: int, moment: int) -> None:
         began = since.pop(partition, None)
@@ -101,10 +104,10 @@ def owned(life: Life, session_us: int) -> list[tuple[int, int, int]]:
     return spans
 
 
-def _judge_owners(lives: list[Life], session_us: int, verdict: Verdict) -> None:
+def _judge_owners(lives: list[Life], thought_dead_us: int, verdict: Verdict) -> None:
     spans: dict[int, list[tuple[int, int, str]]] = {}
     for life in lives:
-        for partition, began, ended in owned(life, session_us):
+        for partition, began, ended in owned(life, thought_dead_us):
             verdict.assignments += 1
             spans.setdefault(partition, []).append((began, ended, life.name))
     for partition, owners in sorted(spans.items()):
