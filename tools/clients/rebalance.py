@@ -49,7 +49,9 @@ class Process:
         self.wakes_at: float | None = None
         self.paused_us = 0
         self.stuck = False
-        command = [sys.executable, str(Path(__file__).parent / "group_member.py")]
+        # Whoever is left behind by a run that was killed would keep a core busy looking for its broker.
+        command = ["setpriv", "--pdeathsig", "KILL", "--"]
+        command += [sys.executable, str(Path(__file__).parent / "group_member.py")]
         options = {
             "bootstrap": arguments.bootstrap,
             "group": group,

@@ -10,6 +10,7 @@ mod client;
 mod compaction;
 mod conformance;
 mod console;
+mod cores;
 mod crash;
 mod direction;
 mod generator;

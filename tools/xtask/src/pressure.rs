@@ -3,9 +3,9 @@
 //!
 //! Two questions, a verdict for each: does the tail's p99 with the backfill stay within twice of what
 //! it is without, and does the node's memory stay within what its configuration adds up to? Both need
-//! a machine that does nothing else and has two cores: the node has the first, everything else the
-//! second. The ratio is the median of some rounds, since a disk that stands still for a moment decides
-//! a single one. Not part of `cargo xtask test`.
+//! a machine that does nothing else and has two cores: the node has the one at which the disk's
+//! interrupts arrive, everything else the other. The ratio is the median of some rounds, since a disk
+//! that stands still for a moment decides a single one. Not part of `cargo xtask test`.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -23,19 +23,20 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, gettid};
 
 use crate::broker::{Broker, BrokerKind, BrokerOptions, Purpose};
+use crate::cores::Cores;
 use crate::process::{run, run_into, tethered};
 use crate::project::Project;
 use crate::sink::{Generated, generate};
 use crate::versus::statistics::Spread;
 
-const NODE_CORE: usize = 0;
-const CLIENT_CORE: usize = 1;
 const PREPARE_LIMIT: Duration = Duration::from_secs(600);
 const REPLY_LIMIT: Duration = Duration::from_secs(30);
 const BACKLOG: &str = "backlog";
 const BACKLOG_PARTITIONS: i32 = 16;
 /// What a consumer asks for at once.
 const FETCH_BYTES: i32 = 8 << 20;
+/// What the backfill reads from its socket at once.
+const READ_BYTES: usize = 32 << 10;
 /// A slow consumer takes so much…
 const SIP_BYTES: usize = 4 << 10;
 /// …this often.
@@ -96,15 +97,16 @@ struct Measured {
 /// Runs everything; whether both verdicts are good.
 pub(crate) fn run_all(project: &Project, arguments: &Arguments) -> Result<bool> {
     let mut own = CpuSet::new();
-    own.set(CLIENT_CORE)?;
+    let cores = Cores::of_disk(&project.scratch())?;
+    own.set(cores.client)?;
     sched_setaffinity(Pid::from_raw(0), &own).context("this needs two cores")?;
     let kind = BrokerKind::corelog(project)?;
     let BrokerKind::Corelog { binary } = &kind else { bail!("only Corelog has these budgets") };
-    let purpose = Purpose::Compare { core: NODE_CORE };
+    let purpose = Purpose::Compare { core: cores.node };
     let options =
         BrokerOptions { shards: arguments.shards, purpose, ..BrokerOptions::named("pressure-node") };
     let broker = Broker::start(project, &kind, options)?;
-    let stage = Stage { project, binary, broker, arguments };
+    let stage = Stage { project, binary, broker, cores, arguments };
     let good = stage.play()?;
     stage.broker.stop()?;
     Ok(good)
@@ -114,6 +116,7 @@ struct Stage<'a> {
     project: &'a Project,
     binary: &'a Path,
     broker: Broker,
+    cores: Cores,
     arguments: &'a Arguments,
 }
 
@@ -221,7 +224,7 @@ impl Stage<'_> {
     }
 
     fn bench(&self, name: &str, words: &str) -> Result<Generated> {
-        let (address, core) = (self.broker.address().to_string(), CLIENT_CORE.to_string());
+        let (address, core) = (self.broker.address().to_string(), self.cores.client.to_string());
         let mut arguments = vec!["--bootstrap", &address, "--cores", &core];
         arguments.extend(words.split_whitespace());
         let run = generate(self.project, self.binary, name, &arguments, PREPARE_LIMIT)?;
@@ -319,12 +322,19 @@ impl Pace {
 }
 
 /// Lets the tail's client, on the same core, have the core whenever it wants it: the node is to be
-/// measured, and not how two clients share a core.
+/// measured, and not how two clients share a core. Being nice is not enough, since who wakes up waits
+/// for the end of a nice thread's time slice, too.
 fn step_back() -> Result<()> {
-    let mut command = Command::new("renice");
-    command.args(["-n", "19", "-p", &gettid().to_string()]).stdout(Stdio::null());
-    ensure!(command.status().context("renice")?.success(), "renice failed");
+    let mut command = Command::new("chrt");
+    command.args(["--idle", "--pid", "0", &gettid().to_string()]).stdout(Stdio::null());
+    ensure!(command.status().context("chrt")?.success(), "chrt failed");
     Ok(())
+}
+
+/// Fills the buffer in small steps: a kernel that is preempted at its clock's ticks only copies
+/// megabytes before anybody else has the core.
+fn read_in_steps(stream: &mut TcpStream, buffer: &mut [u8]) -> std::io::Result<()> {
+    buffer.chunks_mut(READ_BYTES).try_for_each(|step| stream.read_exact(step))
 }
 
 fn backfill(address: SocketAddr, mut partition: i32, stop: &AtomicBool, pace: &Pace) -> Result<()> {
@@ -338,7 +348,7 @@ fn backfill(address: SocketAddr, mut partition: i32, stop: &AtomicBool, pace: &P
         let mut length = [0; 4];
         stream.read_exact(&mut length)?;
         reply.resize(usize::try_from(i32::from_be_bytes(length)).context("a frame's length")?, 0);
-        stream.read_exact(&mut reply)?;
+        read_in_steps(&mut stream, &mut reply)?;
         pace.read(reply.len());
         match next_offset(&reply)? {
             Some(next) => offset = next,

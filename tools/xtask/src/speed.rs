@@ -1,6 +1,6 @@
 //! `cargo xtask speed`: what one node does by itself, in rounds: single records, batches, one partition
 //! against a thousand, reading the tail, requests forwarded between shards, start, rest. The node has
-//! the first core and the load generator the second; nothing else should run. Not part of
+//! the core at which the disk's interrupts arrive, and the load generator another; nothing else should run. Not part of
 //! `cargo xtask test`. [`crate::versus`] is for comparisons with Apache Kafka.
 
 use std::cell::RefCell;
@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use crate::broker::{Broker, BrokerKind, BrokerOptions, Purpose};
+use crate::cores::Cores;
 use crate::machine::{Machine, Processors, Usage, now};
 use crate::process::tail;
 use crate::project::Project;
@@ -22,8 +23,6 @@ use crate::sink::{Generated, generate};
 use crate::versus::first_record;
 use crate::versus::statistics::Spread;
 
-const NODE_CORE: usize = 0;
-const CLIENT_CORE: usize = 1;
 const RUN_LIMIT: Duration = Duration::from_secs(300);
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// After deletions, which a device may take a while over.
@@ -222,7 +221,8 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<bool> {
     let kind = BrokerKind::corelog(project)?;
     let BrokerKind::Corelog { binary } = &kind else { bail!("a build of Corelog") };
     let withheld_max = arguments.withheld_max;
-    let lab = Lab { project, kind: &kind, binary, withheld_max, withheld: RefCell::default() };
+    let cores = Cores::of_disk(&project.scratch())?;
+    let lab = Lab { project, kind: &kind, binary, cores, withheld_max, withheld: RefCell::default() };
     let mut values = Values::new();
     for round in 1..=arguments.rounds {
         println!("round {round} of {}", arguments.rounds);
@@ -260,6 +260,7 @@ struct Lab<'a> {
     project: &'a Project,
     kind: &'a BrokerKind,
     binary: &'a Path,
+    cores: Cores,
     withheld_max: f64,
     withheld: RefCell<Withheld>,
 }
@@ -291,7 +292,7 @@ impl Lab<'_> {
     fn node(&self, shards: usize) -> Result<Broker> {
         nix::unistd::sync();
         thread::sleep(SETTLE);
-        let purpose = Purpose::Compare { core: NODE_CORE };
+        let purpose = Purpose::Compare { core: self.cores.node };
         let options = BrokerOptions { shards, purpose, ..BrokerOptions::named("speed") };
         Broker::prepare(self.project, self.kind, options)
     }
@@ -409,7 +410,8 @@ impl Lab<'_> {
 
     fn generate(&self, node: &Broker, words: &str) -> Result<Generated> {
         let pid = node.pid().context("the node runs")?;
-        let (address, pid, core) = (node.address().to_string(), pid.to_string(), CLIENT_CORE.to_string());
+        let (address, pid, core) =
+            (node.address().to_string(), pid.to_string(), self.cores.client.to_string());
         let mut all = vec!["--bootstrap", &address, "--server-pid", &pid, "--cores", &core];
         all.extend(["--record-bytes", "1024"]);
         all.extend(words.split_whitespace());
@@ -469,8 +471,8 @@ fn render(project: &Project, values: &Values, rounds: u32) -> Result<String> {
     writeln!(
         text,
         "Measured on {} by `cargo xtask speed --rounds {rounds} --page`: medians of {rounds} rounds, with the smallest \
-         and the largest value in brackets; ratios are medians of the rounds' own ratios. The node has one core and the \
-         load generator another. Records have 1 KiB, everything is in mode `fsync` with the default options, every run \
+         and the largest value in brackets; ratios are medians of the rounds' own ratios. The node has one core, that at \
+         which the disk's interrupts arrive, and the load generator another. Records have 1 KiB, everything is in mode `fsync` with the default options, every run \
          with a load writes at least 1.3 GB (journal and memory for records together hold 448 MiB), and the CPU is that of \
          all threads of the node, io_uring's workers in the kernel included. Batches into 1 and 1,000 partitions are \
          measured there and back (1, 1,000, 1,000, 1), behind {STEADY_S} s of the same load; a round has the means of two.\n",
