@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +51,8 @@ class Process:
         self.paused_us = 0
         self.stuck = False
         # Whoever is left behind by a run that was killed would keep a core busy looking for its broker.
-        command = ["setpriv", "--pdeathsig", "KILL", "--"]
+        setpriv = shutil.which("setpriv")
+        command = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
         command += [sys.executable, str(Path(__file__).parent / "group_member.py")]
         options = {
             "bootstrap": arguments.bootstrap,

@@ -1,10 +1,11 @@
 //! Which core a measured node gets, and which its client.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::Result;
+
+use crate::machine::device_numbers;
 
 /// Two cores of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +28,7 @@ impl Cores {
 
 /// The core that had most of the disk's interrupts; `None` where the kernel does not tell.
 fn interrupted_core(folder: &Path) -> Result<Option<usize>> {
-    let device = fs::metadata(folder)?.dev();
-    let numbers = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let numbers = device_numbers(folder)?;
     // A partition's folder lies within its disk's, and that within the controller's.
     let Ok(disk) = fs::canonicalize(Path::new("/sys/dev/block").join(numbers)) else { return Ok(None) };
     let Some(list) = disk.ancestors().find_map(|folder| fs::read_dir(folder.join("msi_irqs")).ok()) else {

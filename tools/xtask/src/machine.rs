@@ -30,8 +30,7 @@ impl Machine {
         let cpu_info = fs::read_to_string("/proc/cpuinfo")?;
         let cpu = cpu_info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
         let memory_kb = field(&fs::read_to_string("/proc/meminfo")?, "MemTotal:").unwrap_or_default();
-        let device = fs::metadata(folder)?.dev();
-        let numbers = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+        let numbers = device_numbers(folder)?;
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         let mount = mounts.lines().find_map(|line| Mount::parse(line, &numbers));
         let (file_system, source) = match &mount {
@@ -85,6 +84,12 @@ impl Mount {
         let kind = system.next()?.to_owned();
         Some(Self { kind, options: (*mount.get(5)?).to_owned(), source: system.next()?.to_owned() })
     }
+}
+
+/// The device that `folder` is on, as the kernel names it in `/sys/dev/block` and among the mounts.
+pub(crate) fn device_numbers(folder: &Path) -> Result<String> {
+    let device = fs::metadata(folder)?.dev();
+    Ok(format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device)))
 }
 
 /// What the device says of its write cache; a partition's is in its disk's folder.

@@ -1,7 +1,7 @@
 //! `cargo xtask speed`: what one node does by itself, in rounds: single records, batches, one partition
 //! against a thousand, reading the tail, requests forwarded between shards, start, rest. The node has
-//! the core at which the disk's interrupts arrive, and the load generator another; nothing else should run. Not part of
-//! `cargo xtask test`. [`crate::versus`] is for comparisons with Apache Kafka.
+//! the core at which the disk's interrupts arrive, and the load generator another; nothing else should
+//! run. Not part of `cargo xtask test`. [`crate::versus`] is for comparisons with Apache Kafka.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -472,10 +472,11 @@ fn render(project: &Project, values: &Values, rounds: u32) -> Result<String> {
         text,
         "Measured on {} by `cargo xtask speed --rounds {rounds} --page`: medians of {rounds} rounds, with the smallest \
          and the largest value in brackets; ratios are medians of the rounds' own ratios. The node has one core, that at \
-         which the disk's interrupts arrive, and the load generator another. Records have 1 KiB, everything is in mode `fsync` with the default options, every run \
-         with a load writes at least 1.3 GB (journal and memory for records together hold 448 MiB), and the CPU is that of \
-         all threads of the node, io_uring's workers in the kernel included. Batches into 1 and 1,000 partitions are \
-         measured there and back (1, 1,000, 1,000, 1), behind {STEADY_S} s of the same load; a round has the means of two.\n",
+         which the disk's interrupts arrive, and the load generator another. Records have 1 KiB, everything is in mode \
+         `fsync` with the default options, every run with a load writes at least 1.3 GB (journal and memory for records \
+         together hold 448 MiB), and the CPU is that of all threads of the node, io_uring's workers in the kernel \
+         included. Batches into 1 and 1,000 partitions are measured there and back (1, 1,000, 1,000, 1), behind \
+         {STEADY_S} s of the same load; a round has the means of two.\n",
         &now()?[..10]
     )?;
     writeln!(text, "| What | Median | Spread | Aim | |\n|---|---:|---|---|---|")?;
