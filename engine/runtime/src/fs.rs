@@ -33,6 +33,15 @@ pub enum OpenMode {
     Read,
     /// For reads and writes.
     ReadWrite,
+    /// For [`File::write_durably`] as well, which takes another file descriptor.
+    Durable,
+}
+
+impl OpenMode {
+    /// Whether there will be writes.
+    pub(crate) fn writes(self) -> bool {
+        self != Self::Read
+    }
 }
 
 /// An entry of a directory, see [`list_dir`].
@@ -63,9 +72,17 @@ impl File {
     /// # Errors
     /// `AlreadyExists`, or whatever the operating system says.
     pub async fn create(path: &Path) -> io::Result<Self> {
+        Self::create_for(path, OpenMode::ReadWrite).await
+    }
+
+    /// As [`create`](Self::create), opened in `mode`.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub async fn create_for(path: &Path, mode: OpenMode) -> io::Result<Self> {
         match current() {
-            Current::Real(shard) => Ok(Self(Kind::Real(real::fs::File::create(&shard, path).await?))),
-            Current::Sim(place) => Ok(Self(Kind::Sim(place.create_file(path).await?))),
+            Current::Real(shard) => Ok(Self(Kind::Real(real::fs::File::create(&shard, path, mode).await?))),
+            Current::Sim(place) => Ok(Self(Kind::Sim(place.create_file(path, mode).await?))),
         }
     }
 
@@ -97,6 +114,26 @@ impl File {
         match &self.0 {
             Kind::Real(file) => file.write_at(buf, position_bytes).await,
             Kind::Sim(file) => file.write_at(buf, position_bytes).await,
+        }
+    }
+
+    /// As [`write_at`](Self::write_at), and what it wrote survives a power loss when it is complete:
+    /// a write and its sync in one request. It vouches for no other write. For blocks that have been
+    /// written before; others make each of these writes commit the file system's journal.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at) and [`sync_data`](Self::sync_data), and never to be repeated.
+    ///
+    /// # Panics
+    /// As [`write_at`](Self::write_at), and when the file is not open in [`OpenMode::Durable`].
+    pub async fn write_durably(&self, buf: AlignedBuf, position_bytes: u64) -> io::Result<AlignedBuf> {
+        assert!(
+            position_bytes.is_multiple_of(BLOCK_BYTES as u64),
+            "a direct write starts at a block, not at {position_bytes}"
+        );
+        match &self.0 {
+            Kind::Real(file) => file.write_durably(buf, position_bytes).await,
+            Kind::Sim(file) => file.write_durably(buf, position_bytes).await,
         }
     }
 

@@ -111,6 +111,25 @@ fn files_are_created_once_and_opened_only_if_they_exist() {
 }
 
 #[test]
+fn a_durable_write_is_read_like_any_other() {
+    alone(|dir| async move {
+        let path = dir.join("f");
+        let file = File::create_for(&path, OpenMode::Durable).await.unwrap();
+        file.zero_fill(0, 4 * BLOCK_BYTES as u64).await.unwrap();
+        let data = pattern(2 * BLOCK_BYTES);
+        let buf = file.write_durably(AlignedBuf::padded(&data), BLOCK_BYTES as u64).await.unwrap();
+        assert_eq!(buf.len(), data.len());
+        assert_eq!(file.read_at(BLOCK_BYTES as u64, data.len()).await.unwrap(), data);
+        file.close().await.unwrap();
+        let file = File::open(&path, OpenMode::Durable).await.unwrap();
+        file.write_durably(AlignedBuf::padded(&data[..BLOCK_BYTES]), 0).await.unwrap();
+        assert_eq!(file.read_at(0, BLOCK_BYTES).await.unwrap(), data[..BLOCK_BYTES]);
+        assert_eq!(file.len().await.unwrap(), 4 * BLOCK_BYTES as u64);
+        file.close().await.unwrap();
+    });
+}
+
+#[test]
 fn zero_filling_gives_the_file_its_full_size_and_only_zeros() {
     alone(|dir| async move {
         let file = File::create(&dir.join("journal")).await.unwrap();

@@ -92,6 +92,57 @@ fn unsynced_writes_are_reordered() {
 }
 
 #[test]
+fn a_durable_write_survives_every_crash_and_vouches_for_no_other() {
+    let mut other_lost = false;
+    for seed in 0..200 {
+        let sim = Sim::new(seed, SimOptions::default());
+        sim.run_on(1, async {
+            let _ones = synced_file(4).await;
+            let file = File::open("/d/f".as_ref(), OpenMode::Durable).await.unwrap();
+            file.write_at(filled(2, 2), 0).await.unwrap();
+            file.write_at(filled(3, 1), 3 * BLOCK_BYTES as u64).await.unwrap();
+            file.write_durably(filled(4, 2), BLOCK_BYTES as u64).await.unwrap();
+        });
+        sim.crash_node(1);
+        let content = sim.disk(1).content("/d/f").unwrap();
+        assert_eq!(content[BLOCK_BYTES..3 * BLOCK_BYTES], [4; 2 * BLOCK_BYTES], "seed {seed}");
+        other_lost |= content[3 * BLOCK_BYTES..].contains(&1);
+    }
+    assert!(other_lost);
+}
+
+#[test]
+fn a_durable_write_in_flight_is_as_torn_as_any_and_one_whose_sync_fails_is_not_durable() {
+    let (mut torn, mut lost) = (false, false);
+    for seed in 0..200 {
+        for fails in [false, true] {
+            let sim = Sim::new(seed, SimOptions::default());
+            if fails {
+                sim.disk(1).fail_after(FaultOn::Sync, "/d/f", 1, 1);
+            }
+            sim.run_on(1, async move {
+                let _ones = synced_file(4).await;
+                let file = File::open("/d/f".as_ref(), OpenMode::Durable).await.unwrap();
+                let write = async move { file.write_durably(filled(2, 4), 0).await.is_err() };
+                if fails {
+                    assert!(write.await);
+                } else {
+                    task::spawn(async move {
+                        write.await;
+                    });
+                    task::yield_now().await;
+                }
+            });
+            sim.crash_node(1);
+            let content = sim.disk(1).content("/d/f").unwrap();
+            torn |= !fails && content.contains(&1) && content.contains(&2);
+            lost |= fails && content.contains(&1);
+        }
+    }
+    assert!(torn && lost);
+}
+
+#[test]
 fn a_sync_covers_only_the_writes_that_completed_before_it_was_called() {
     let mut lost = false;
     for seed in 0..200 {

@@ -1,7 +1,8 @@
 //! The one task that writes and syncs. Runs on the journal's shard, in the journal's class.
 //!
 //! It sleeps until something was appended, a write or sync completed, or a flush is due; no task
-//! is between an append and its write. Up to `writes_in_flight` writes and one sync are under way.
+//! is between an append and its write. Up to `writes_in_flight` writes and one sync are under way; a
+//! small commit that has the disk for itself is written and synced in one request.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -16,7 +17,7 @@ use corelog_runtime::time::{self, Instant};
 
 use super::format::CommitHeader;
 use super::state::{Commit, SyncTarget};
-use super::{Inner, JournalError, housekeeping, io_error, sync_file};
+use super::{Inner, JournalError, housekeeping, io_error, sync_file, write_durably};
 use crate::planted::Planted;
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -42,6 +43,8 @@ struct Write {
     file: File,
     queued_bytes: usize,
     submitted: Instant,
+    /// Synced, too, once completed.
+    durable: bool,
     /// `None` once completed.
     future: Option<Boxed<io::Result<()>>>,
 }
@@ -110,19 +113,29 @@ impl Driver {
             if let Poll::Ready(result) = future.as_mut().poll(cx) {
                 write.future = None;
                 result.map_err(|error| io_error("write to", &self.inner.options.dir)(error))?;
-                self.inner.meter.written(&write.header, write.submitted);
-                let mut state = self.inner.state.borrow_mut();
-                state.completed(write.header.generation, &write.file);
+                self.inner.meter.written(&write.header, write.submitted, write.durable);
+                if !write.durable {
+                    let mut state = self.inner.state.borrow_mut();
+                    state.completed(write.header.generation, &write.file);
+                }
             }
         }
-        let mut moved = false;
+        let (mut moved, mut durable) = (false, false);
         while let Some(write) = self.writes.pop_front_if(|write| write.future.is_none()) {
-            self.inner.state.borrow_mut().written(&write.header, write.queued_bytes);
+            let mut state = self.inner.state.borrow_mut();
+            state.written(&write.header, write.queued_bytes);
+            if write.durable {
+                state.written_durably(&write.header);
+                durable = true;
+            }
             moved = true;
         }
         if moved {
             self.inner.progress.wake();
             self.inner.drained.wake();
+        }
+        if durable {
+            self.inner.files.wake();
         }
         Ok(moved)
     }
@@ -156,17 +169,26 @@ impl Driver {
         if rolled {
             self.inner.files.wake();
         }
-        let Some(Commit { header, buf, file, queued_bytes }) = commit else {
+        let Some(Commit { header, buf, file, queued_bytes, durable }) = commit else {
             return 0;
         };
-        let writing = file.clone();
-        let future = async move { writing.write_at(buf, header.position_bytes).await.map(drop) };
+        let (writing, planted) = (file.clone(), self.inner.options.planted);
+        let future = async move {
+            let position = header.position_bytes;
+            let write = if durable {
+                write_durably(&writing, buf, position, planted).await
+            } else {
+                writing.write_at(buf, position).await
+            };
+            write.map(drop)
+        };
         let submitted = Instant::now();
         self.writes.push_back(Write {
             header,
             file,
             queued_bytes,
             submitted,
+            durable,
             future: Some(Box::pin(future)),
         });
         if self.inner.options.planted.has(Planted::AckBeforeSync) {

@@ -210,7 +210,7 @@ async fn prepare(inner: &Rc<Inner>, spare: SpareFile) -> Result<(), JournalError
     let failed = io_error("write the header of", &spare.path);
     let file = match spare.file {
         Some(file) => file,
-        None => File::open(&spare.path, OpenMode::ReadWrite).await.map_err(&failed)?,
+        None => File::open(&spare.path, OpenMode::Durable).await.map_err(&failed)?,
     };
     let header = {
         let mut state = inner.state.borrow_mut();
@@ -243,7 +243,7 @@ pub(super) async fn write_header(file: &File, header: &FileHeader) -> io::Result
 
 async fn create(inner: &Rc<Inner>, index: u64) -> Result<(), JournalError> {
     let path = inner.options.dir.join(file_name(index));
-    let created = File::create(&path).await;
+    let created = File::create_for(&path, OpenMode::Durable).await;
     let file = created.map_err(io_error("create", &path))?;
     inner.state.borrow_mut().unfilled = Some(UnfilledFile { path, file, filled_bytes: 0 });
     Ok(())

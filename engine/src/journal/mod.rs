@@ -2,9 +2,9 @@
 //!
 //! Owns one directory of journal files. Runs on one shard, and never looks into a payload. Every
 //! entry gets an LSN; what was appended together goes to disk as one *commit*, an aligned write,
-//! and one `fdatasync` acknowledges everything written before it. Files are zero-filled ahead of
-//! time, and used again once the shard has released what is in them; nothing here decides what is
-//! still needed.
+//! and one `fdatasync` acknowledges everything written before it; a small commit is written and
+//! synced in one request. Files are zero-filled ahead of time, and used again once the shard has
+//! released what is in them; nothing here decides what is still needed.
 //!
 //! - [`format`]: the bytes; drawn in `docs/FORMAT.md`
 //! - `state.rs`: what is queued, being written, synced, released; no I/O
@@ -33,7 +33,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corelog_runtime::fs::File;
+use corelog_runtime::fs::{AlignedBuf, File};
 
 pub use self::format::{Entry, EntryKind};
 use self::signal::Signal;
@@ -397,6 +397,19 @@ impl Inner {
 fn io_error(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> JournalError + use<> {
     let path = path.to_path_buf();
     move |source| JournalError::Io { operation, path: path.clone(), source: Arc::new(source) }
+}
+
+/// The one place where a write of the journal is its own sync.
+async fn write_durably(
+    file: &File,
+    buf: AlignedBuf,
+    position_bytes: u64,
+    planted: PlantedBug,
+) -> io::Result<AlignedBuf> {
+    if planted.has(Planted::NoSync) {
+        return file.write_at(buf, position_bytes).await;
+    }
+    file.write_durably(buf, position_bytes).await
 }
 
 /// The one place where journal files are synced.

@@ -99,7 +99,7 @@ async fn new_run(options: &JournalOptions, recovered: &mut Recovered) -> Result<
     };
     let path = options.dir.join(file_name(recovered.next_index));
     let failed = io_error("create", &path);
-    let file = File::create(&path).await.map_err(&failed)?;
+    let file = File::create_for(&path, OpenMode::Durable).await.map_err(&failed)?;
     write_header(&file, &header).await.map_err(&failed)?;
     let ready_bytes = options.first_file_bytes.min(FIRST_FILL_BYTES);
     file.zero_fill(FIRST_COMMIT_BYTES, ready_bytes).await.map_err(&failed)?;
@@ -124,7 +124,7 @@ async fn reuse_tail(
         fs::remove_file(&leftover.path).await.map_err(io_error("remove", &leftover.path))?;
     }
     fs::sync_dir(&options.dir).await.map_err(io_error("sync", &options.dir))?;
-    let file = File::open(&path, OpenMode::ReadWrite).await.map_err(io_error("open", &path))?;
+    let file = File::open(&path, OpenMode::Durable).await.map_err(io_error("open", &path))?;
     let bytes = file.len().await.map_err(io_error("open", &path))?;
     recovered.live.retain(|live| live.generation < header.generation);
     let head = Head {

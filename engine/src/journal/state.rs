@@ -102,6 +102,8 @@ pub(super) struct Commit {
     pub(super) file: File,
     /// Of its entries, as counted by [`State::queued_bytes`].
     pub(super) queued_bytes: usize,
+    /// To be written and synced in one request.
+    pub(super) durable: bool,
 }
 
 /// Everything that a sync covers.
@@ -358,8 +360,7 @@ impl State {
         if self.in_flight >= self.options.writes_in_flight {
             return None;
         }
-        let worthwhile = self.options.max_commit_bytes.min(WORTHWHILE_COMMIT_BYTES);
-        if self.in_flight > 0 && self.pending_bytes < worthwhile {
+        if self.in_flight > 0 && self.pending_bytes < self.worthwhile_bytes() {
             return None;
         }
         if let Some((entries, body_bytes)) = self.next_entries() {
@@ -423,6 +424,19 @@ impl State {
         self.head.position_bytes + BLOCK <= self.head.ready_bytes.min(self.head.bytes)
     }
 
+    /// Whether a commit's write and sync should be one request, which takes less time and CPU than
+    /// two: if somebody waits for the sync, and the write has no company that a sync of its own would
+    /// cover as well. Only behind what is synced, since the request syncs no other write.
+    fn is_best_durable(&self, total_bytes: u64) -> bool {
+        let alone = self.in_flight == 0 && !self.has_unsynced();
+        let waited_for = self.sync_requested > self.link.lsn;
+        alone && waited_for && total_bytes < self.worthwhile_bytes() as u64
+    }
+
+    fn worthwhile_bytes(&self) -> usize {
+        self.options.max_commit_bytes.min(WORTHWHILE_COMMIT_BYTES)
+    }
+
     fn build(&mut self, entries: usize, body_bytes: usize, closed: bool) -> Commit {
         let total = padded((COMMIT_HEADER_BYTES + body_bytes) as u64);
         let mut buf = AlignedBuf::unfilled(usize::try_from(total).expect("a commit fits the memory"));
@@ -438,6 +452,7 @@ impl State {
         }
         assert_eq!(at, COMMIT_HEADER_BYTES + body_bytes, "entries are as long as was counted");
         buf[at..].fill(0);
+        let durable = self.is_best_durable(total);
         let mut header = CommitHeader {
             run: self.run.run,
             generation: self.head.generation,
@@ -463,7 +478,7 @@ impl State {
         for released in &mut self.released {
             released.recorded_in.get_or_insert(header.sequence);
         }
-        Commit { header, buf, file: self.head.file.clone(), queued_bytes: body_bytes }
+        Commit { header, buf, file: self.head.file.clone(), queued_bytes: body_bytes, durable }
     }
 
     // ---- completions ----
@@ -482,6 +497,12 @@ impl State {
         self.progress.written = self.progress.written.max(header.end_lsn());
         self.in_flight -= 1;
         self.in_flight_bytes -= queued_bytes;
+    }
+
+    /// This write completed durably, and all before it are synced.
+    pub(super) fn written_durably(&mut self, header: &CommitHeader) {
+        assert_eq!(header.sequence, self.synced_sequence, "a durable write is behind what is synced");
+        self.synced(SyncTarget { lsn: header.end_lsn(), sequence: header.sequence + 1 });
     }
 
     /// Whether something was written that is not synced.

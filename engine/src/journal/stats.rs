@@ -25,11 +25,12 @@ impl Meter {
         }
     }
 
-    /// The write of a commit completed.
-    pub(super) fn written(&self, header: &CommitHeader, submitted: Instant) {
+    /// The write of a commit completed; `durable` if that was its sync, too.
+    pub(super) fn written(&self, header: &CommitHeader, submitted: Instant, durable: bool) {
         self.commit_entries.record(u64::from(header.entries));
         self.commit_bytes.record(header.total_bytes());
-        self.write.record_since(submitted);
+        let stage = if durable { &self.sync } else { &self.write };
+        stage.record_since(submitted);
     }
 
     /// A sync completed.
@@ -47,9 +48,10 @@ pub struct JournalStats {
     pub commit_entries: Snapshot,
     /// Bytes of each commit's write, header and padding included.
     pub commit_bytes: Snapshot,
-    /// From a write's submission to its completion.
+    /// From a write's submission to its completion, where its sync is another request.
     pub write: Snapshot,
-    /// From a sync's submission to its completion.
+    /// From the submission of a sync, or of a write that is synced in the same request, to its
+    /// completion.
     pub sync: Snapshot,
     /// Files whose entries are needed, with the one being written to.
     pub files_in_use: usize,

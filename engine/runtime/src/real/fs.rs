@@ -22,6 +22,8 @@ const FILE_MODE: u32 = 0o640;
 #[derive(Clone)]
 pub(crate) struct File {
     file: Rc<DmaFile>,
+    /// The same one, opened such that its writes are synced.
+    durable: Option<Rc<DmaFile>>,
     dir: Rc<Path>,
     shard: Rc<Shard>,
 }
@@ -35,32 +37,56 @@ pub(super) fn plain<T>(error: GlommioError<T>) -> io::Error {
 }
 
 impl File {
-    pub(crate) async fn create(shard: &Rc<Shard>, path: &Path) -> io::Result<Self> {
+    pub(crate) async fn create(shard: &Rc<Shard>, path: &Path, mode: OpenMode) -> io::Result<Self> {
         learn_device(shard, path).await?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(FILE_MODE);
+        Self::opened(shard, path, mode, &options).await
+    }
+
+    async fn opened(
+        shard: &Rc<Shard>,
+        path: &Path,
+        mode: OpenMode,
+        options: &OpenOptions,
+    ) -> io::Result<Self> {
         let file = Rc::new(options.dma_open(path).await.map_err(plain)?);
-        Ok(Self { file, dir: dir_of(path).into(), shard: Rc::clone(shard) })
+        let durable = if mode == OpenMode::Durable {
+            let mut options = OpenOptions::new();
+            options.write(true).custom_flags(nix::libc::O_DSYNC);
+            Some(Rc::new(options.dma_open(path).await.map_err(plain)?))
+        } else {
+            None
+        };
+        Ok(Self { file, durable, dir: dir_of(path).into(), shard: Rc::clone(shard) })
     }
 
     pub(crate) async fn open(shard: &Rc<Shard>, path: &Path, mode: OpenMode) -> io::Result<Self> {
         match learn_device(shard, path).await {
             // Where nothing can be written, nothing empty will be read either.
-            Err(error) if mode == OpenMode::ReadWrite => return Err(error),
+            Err(error) if mode.writes() => return Err(error),
             Ok(()) | Err(_) => {}
         }
         let mut options = OpenOptions::new();
-        options.read(true).write(mode == OpenMode::ReadWrite);
-        let file = Rc::new(options.dma_open(path).await.map_err(plain)?);
-        Ok(Self { file, dir: dir_of(path).into(), shard: Rc::clone(shard) })
+        options.read(true).write(mode.writes());
+        Self::opened(shard, path, mode, &options).await
+    }
+
+    pub(crate) async fn write_at(&self, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
+        self.write(&self.file, buf, position).await
+    }
+
+    pub(crate) async fn write_durably(&self, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
+        let durable = self.durable.as_ref().expect("the file is open for durable writes");
+        self.write(durable, buf, position).await
     }
 
     /// In a task of its own: glommio forgets a write whose future is dropped before the ring was
     /// submitted. The task also keeps the buffer alive.
-    pub(crate) async fn write_at(&self, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
+    async fn write(&self, file: &Rc<DmaFile>, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
         let done = Slot::new();
         let result = done.clone();
-        let (file, shard) = (Rc::clone(&self.file), Rc::clone(&self.shard));
+        let (file, shard) = (Rc::clone(file), Rc::clone(&self.shard));
         super::task::spawn_inline(async move {
             let _permit = shard.admit(buf.len()).await;
             result.fill(write_all(&file, buf, position).await);
@@ -108,10 +134,12 @@ impl File {
     }
 
     pub(crate) async fn close(self) -> io::Result<()> {
-        match Rc::try_unwrap(self.file) {
-            Ok(file) => file.close().await.map_err(plain),
-            Err(_shared) => Ok(()),
+        for file in self.durable.into_iter().chain([self.file]) {
+            if let Ok(last) = Rc::try_unwrap(file) {
+                last.close().await.map_err(plain)?;
+            }
         }
+        Ok(())
     }
 }
 

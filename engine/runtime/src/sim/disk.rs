@@ -178,8 +178,9 @@ impl Disk {
         flight
     }
 
-    /// The write completes. `None`: it went down with its process.
-    pub(super) fn write_arrives(&mut self, flight: u64, path: &str) -> Option<io::Result<()>> {
+    /// The write completes, as the change with the answered number. `None`: it went down with its
+    /// process.
+    pub(super) fn write_arrives(&mut self, flight: u64, path: &str) -> Option<io::Result<u64>> {
         let InFlight { file, change } = self.in_flight.remove(&flight)?;
         let ChangeKind::Write { first, blocks } = change else {
             return None;
@@ -194,7 +195,7 @@ impl Disk {
         }
         let seq = self.next_seq();
         file.borrow_mut().write(seq, first, blocks);
-        Some(Ok(()))
+        Some(Ok(seq))
     }
 
     pub(super) fn truncate(&mut self, file: &FileRef, len: u64) {

@@ -189,6 +189,30 @@ impl Inode {
         self.forget_clean();
     }
 
+    /// One write is synced, and no other: it lands now, and those before it that touch the same blocks
+    /// or change the file's length with it, since they must not land on top of it later.
+    pub(super) fn sync_one(&mut self, seq: u64) {
+        let Some(at) = self.unsynced.iter().position(|change| change.seq == seq) else {
+            return;
+        };
+        let ChangeKind::Write { first, blocks } = &self.unsynced[at].kind else {
+            return;
+        };
+        let own = *first..*first + blocks.len();
+        let is_apart = |change: &Change| match &change.kind {
+            ChangeKind::Write { first, blocks } => first + blocks.len() <= own.start || own.end <= *first,
+            ChangeKind::Truncate(_) => false,
+        };
+        let (apart, landing): (Vec<Change>, Vec<Change>) = self.unsynced.drain(..=at).partition(is_apart);
+        for change in landing {
+            self.land(&change.kind, Landing::All, &mut fastrand::Rng::with_seed(0));
+        }
+        for change in apart.into_iter().rev() {
+            self.unsynced.push_front(change);
+        }
+        self.forget_clean();
+    }
+
     /// A sync that failed: of the changes it was for, some landed and the rest never will.
     pub(super) fn fail_sync(&mut self, mark: u64, rng: &mut fastrand::Rng) {
         while self.unsynced.front().is_some_and(|change| change.seq < mark) {

@@ -34,6 +34,7 @@ enum Op {
     Truncate = 14,
     Directory = 15,
     SyncDirectory = 16,
+    WriteDurably = 17,
 }
 
 /// The node's disk as seen by one life of the node.
@@ -50,7 +51,7 @@ pub(crate) struct SimFile {
     volume: Volume,
     file: FileRef,
     path: Rc<str>,
-    writable: bool,
+    mode: OpenMode,
 }
 
 impl Volume {
@@ -63,7 +64,7 @@ impl Volume {
         let range: &RangeInclusive<Duration> = match op {
             Op::Write => &latency.write,
             Op::Read => &latency.read,
-            Op::Sync | Op::SyncDirectory => &latency.sync,
+            Op::Sync | Op::SyncDirectory | Op::WriteDurably => &latency.sync,
             Op::Length | Op::Truncate | Op::Directory => &latency.directory,
         };
         let ns = |duration: &Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
@@ -116,18 +117,43 @@ impl SimFile {
     }
 
     fn check_writable(&self) -> io::Result<()> {
-        if self.writable { Ok(()) } else { Err(nix::errno::Errno::EBADF.into()) }
+        if self.mode.writes() { Ok(()) } else { Err(nix::errno::Errno::EBADF.into()) }
     }
 
     pub(crate) async fn write_at(&self, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
+        let flight = self.departs(&buf, position)?;
+        let path = Rc::clone(&self.path);
+        let effect = move |volume: &Volume| {
+            let arrived = volume.disk().write_arrives(flight, &path)?;
+            Some(arrived.map(drop))
+        };
+        self.volume.submit(Op::Write, [self.id(), position], effect).await?;
+        Ok(buf)
+    }
+
+    /// In flight until it is durable: what a crash before that leaves is what a write in flight
+    /// leaves. When the sync in it fails, it was an ordinary write.
+    pub(crate) async fn write_durably(&self, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
+        assert!(self.mode == OpenMode::Durable, "the file is open for durable writes");
+        let flight = self.departs(&buf, position)?;
+        let this = self.clone();
+        let effect = move |volume: &Volume| {
+            let arrived = volume.disk().write_arrives(flight, &this.path)?;
+            Some(arrived.and_then(|seq| {
+                volume.disk().check(FaultOn::Sync, &this.path)?;
+                this.file.borrow_mut().sync_one(seq);
+                Ok(())
+            }))
+        };
+        self.volume.submit(Op::WriteDurably, [self.id(), position], effect).await?;
+        Ok(buf)
+    }
+
+    fn departs(&self, buf: &AlignedBuf, position: u64) -> io::Result<u64> {
         self.check_writable()?;
         let first = usize::try_from(position / BLOCK_BYTES as u64)
             .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        let flight = self.volume.disk().write_departs(&self.file, first, to_blocks(&buf));
-        let path = Rc::clone(&self.path);
-        let effect = move |volume: &Volume| volume.disk().write_arrives(flight, &path);
-        self.volume.submit(Op::Write, [self.id(), position], effect).await?;
-        Ok(buf)
+        Ok(self.volume.disk().write_departs(&self.file, first, to_blocks(buf)))
     }
 
     pub(crate) async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
@@ -181,22 +207,21 @@ impl Place {
     async fn file(
         &self,
         path: &Path,
-        writable: bool,
+        mode: OpenMode,
         find: impl FnOnce(&mut Disk, &Path) -> io::Result<FileRef> + 'static,
     ) -> io::Result<SimFile> {
         let volume = self.volume();
         let owned = path.to_path_buf();
         let file = volume.directory(path, move |disk| find(disk, &owned)).await?;
-        Ok(SimFile { volume, file, path: path.to_string_lossy().into(), writable })
+        Ok(SimFile { volume, file, path: path.to_string_lossy().into(), mode })
     }
 
-    pub(crate) async fn create_file(&self, path: &Path) -> io::Result<SimFile> {
-        self.file(path, true, |disk, path| disk.create(path)).await
+    pub(crate) async fn create_file(&self, path: &Path, mode: OpenMode) -> io::Result<SimFile> {
+        self.file(path, mode, |disk, path| disk.create(path)).await
     }
 
     pub(crate) async fn open_file(&self, path: &Path, mode: OpenMode) -> io::Result<SimFile> {
-        let writable = mode == OpenMode::ReadWrite;
-        self.file(path, writable, |disk, path| disk.open(path)).await
+        self.file(path, mode, |disk, path| disk.open(path)).await
     }
 
     pub(crate) async fn create_dir_all(&self, path: PathBuf) -> io::Result<()> {
