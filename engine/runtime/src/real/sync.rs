@@ -12,23 +12,16 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
 
 use glommio::io::DmaFile;
 
 use super::Shard;
 use super::fs::{blocking, plain};
 use crate::oneshot::Slot;
-use crate::time::Instant;
 
 /// Syncs of single files that go on at a time; when more wait, they are synced together. Fewer than
 /// the 4 for each core that io_uring has workers for, because the journal's syncs need one too.
 const ALONE_MAX: usize = 3;
-
-/// More are waited for, since each commit of the file system holds up the journal's syncs: until so
-/// many wait, or for so long.
-const TOGETHER_WANTED: usize = 32;
-const GATHERING: Duration = Duration::from_millis(25);
 
 /// The oldest kernel whose `syncfs` tells of a failed commit: before, it said that all is well.
 const KERNEL_MIN: (u32, u32) = (5, 17);
@@ -38,8 +31,6 @@ pub(super) struct Syncs {
     waiting: RefCell<Vec<Request>>,
     under_way: Cell<usize>,
     is_together: Cell<bool>,
-    /// Until when more requests are waited for.
-    gathering: Cell<Option<Instant>>,
     can_sync_together: bool,
 }
 
@@ -57,7 +48,6 @@ impl Syncs {
             waiting: RefCell::default(),
             under_way: Cell::new(0),
             is_together: Cell::new(false),
-            gathering: Cell::new(None),
             can_sync_together: is_at_least(&release, KERNEL_MIN),
         }
     }
@@ -86,10 +76,9 @@ fn begin(shard: &Rc<Shard>) {
         let mut waiting = syncs.waiting.borrow_mut();
         if syncs.can_sync_together && waiting.len() > ALONE_MAX {
             // More come together until what is under way is over.
-            if syncs.under_way.get() > 0 || (waiting.len() < TOGETHER_WANTED && is_gathering(shard)) {
+            if syncs.under_way.get() > 0 {
                 return;
             }
-            syncs.gathering.set(None);
             let all = std::mem::take(&mut *waiting);
             drop(waiting);
             syncs.is_together.set(true);
@@ -111,22 +100,6 @@ fn begin(shard: &Rc<Shard>) {
         drop(waiting);
         run(shard, alone(same));
     }
-}
-
-/// Whether it is too early to sync what waits. Comes back when it no longer is.
-fn is_gathering(shard: &Rc<Shard>) -> bool {
-    let now = Instant::now();
-    let until = shard.syncs.gathering.get();
-    if until.is_none() {
-        let until = now + GATHERING;
-        shard.syncs.gathering.set(Some(until));
-        let shard = Rc::clone(shard);
-        super::task::spawn_inline(async move {
-            super::task::sleep_until(until).await;
-            begin(&shard);
-        });
-    }
-    until.is_none_or(|until| now < until)
 }
 
 /// Runs one sync in a task, and then what waited for it.
