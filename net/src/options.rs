@@ -40,6 +40,9 @@ pub struct NetOptions {
     pub max_frame_bytes: usize,
     /// The most connections of this node, over all listeners (`max.connections`).
     pub max_connections: usize,
+    /// What the kernel holds for a client that has not taken it, in bytes (`socket.send.buffer.bytes`);
+    /// `None` is what it finds out by itself.
+    pub send_buffer_bytes: Option<usize>,
     /// Bytes of request frames that one shard holds before it stops reading
     /// (`queued.max.request.bytes`, but by shard).
     pub request_memory_bytes: usize,
@@ -67,6 +70,10 @@ pub struct NetOptions {
 /// (the first batch excepted).
 pub const FETCH_RESPONSE_BYTES_MAX: usize = 8 << 20;
 
+/// As much as a client on the same network takes in a fraction of a millisecond. A larger buffer lets a shard
+/// spend milliseconds on one answer, while others wait.
+const SEND_BUFFER_BYTES: usize = 128 << 10;
+
 impl Default for NetOptions {
     fn default() -> Self {
         Self {
@@ -75,6 +82,7 @@ impl Default for NetOptions {
             console: true,
             max_frame_bytes: 100 << 20,
             max_connections: 20_000,
+            send_buffer_bytes: Some(SEND_BUFFER_BYTES),
             request_memory_bytes: 128 << 20,
             response_memory_bytes: 64 << 20,
             max_in_flight: 64,

@@ -355,7 +355,8 @@ fn take(service: &Rc<Service>, accepted: Accepted, listener: usize) {
             task::spawn_in(Class::Serve, sweep_idle(Rc::clone(&service)));
         }
         let peer = accepted.peer_addr();
-        match accepted.into_stream() {
+        let sized = service.options.send_buffer_bytes.map_or(Ok(()), |bytes| accepted.set_send_buffer(bytes));
+        match sized.and_then(|()| accepted.into_stream()) {
             Ok(stream) => connection::run(Rc::clone(&service), stream, listener).await,
             Err(error) => tracing::warn!(%peer, %error, "connection refused"),
         }

@@ -76,6 +76,16 @@ impl Accepted {
         self.peer
     }
 
+    /// How much the kernel holds of what was sent and the other side has not taken, instead of what it
+    /// finds out by itself. Linux takes about twice of it, for its own bookkeeping, and at most what
+    /// `net.core.wmem_max` says.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
+        socket2::SockRef::from(&self.fd).set_send_buffer_size(bytes)
+    }
+
     /// Makes it a stream of the shard that calls this.
     ///
     /// # Errors

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use corelog_runtime::net::{Accepted, TcpListener, TcpStream};
 use corelog_runtime::shards::{self, Options, ShardContext};
-use corelog_runtime::sim;
 use corelog_runtime::task::{self, Class};
+use corelog_runtime::{sim, time};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -96,6 +97,24 @@ fn an_accepted_connection_moves_to_another_shard() {
         assert_eq!(accepted.peer_addr(), client.local_addr().unwrap());
         context.mesh.cast(1, accepted);
         assert_eq!(read_to_end(&client, 5).await, b"from shard 1"[..]);
+    });
+}
+
+#[test]
+fn a_smaller_send_buffer_takes_less_for_who_does_not_read() {
+    on_shards(1, |_: ShardContext<(), ()>| async {
+        let listener = TcpListener::bind(ANY_PORT, false).unwrap();
+        let mut taken = Vec::new();
+        for bytes in [16 << 10, 96 << 10] {
+            let _client = TcpStream::connect(listener.local_addr()).await.unwrap();
+            let accepted = listener.accept().await.unwrap();
+            accepted.set_send_buffer(bytes).unwrap();
+            let (_, writer) = accepted.into_stream().unwrap().split();
+            let write = writer.write_all(&[7; 16 << 20]);
+            assert!(time::timeout(Duration::from_millis(200), write).await.is_err(), "nobody reads");
+            taken.push(writer.sent_bytes());
+        }
+        assert!(taken[0] + (64 << 10) < taken[1], "{taken:?}");
     });
 }
 

@@ -228,6 +228,7 @@ fn net_options(config: &Config) -> Result<NetOptions> {
         console: config.http.console,
         max_frame_bytes: config.network.max_frame_bytes,
         max_connections: config.network.max_connections,
+        send_buffer_bytes: Some(config.network.send_buffer_bytes).filter(|bytes| *bytes > 0),
         request_memory_bytes: config.network.request_memory_bytes,
         response_memory_bytes: config.network.response_memory_bytes,
         idle_timeout: Duration::from_millis(config.network.idle_timeout_ms),

@@ -47,6 +47,10 @@ fn fixed(options: &NetOptions, image: &MetaImage, node: NodeId) -> Vec<(String, 
         ("max.incremental.fetch.session.cache.slots".to_owned(), options.fetch_session_slots.to_string()),
         ("node.id".to_owned(), node.0.to_string()),
         ("socket.request.max.bytes".to_owned(), options.max_frame_bytes.to_string()),
+        (
+            "socket.send.buffer.bytes".to_owned(),
+            options.send_buffer_bytes.map_or("-1".to_owned(), |bytes| bytes.to_string()),
+        ),
     ];
     fixed.extend(options.shown_configs.iter().cloned());
     fixed.sort();

@@ -79,6 +79,7 @@ section! {
         max_connections: usize = 20_000,
         max_frame_bytes: usize = 100 << 20,
         idle_timeout_ms: u64 = 600_000,
+        send_buffer_bytes: usize = 128 << 10,
         request_memory_bytes: usize = 128 << 20,
         response_memory_bytes: usize = 64 << 20,
     }
