@@ -249,28 +249,31 @@ fn a_missing_oldest_file_is_a_corruption() {
 
 #[test]
 fn a_failed_sync_fences_the_journal_for_good() {
-    let sim = new_sim(1);
-    let disk = sim.disk(NODE);
-    let faults = disk.clone();
-    sim.run_on(NODE, async move {
-        let (journal, ..) = open(small_options()).await;
-        append_synced(&journal, 3, 1).await;
-        faults.fail(FaultOn::Sync, "journal", 1);
-        let lsn = journal.append(entry(0, payload(3, 10)));
-        assert!(matches!(journal.wait_synced(lsn).await, Err(JournalError::Io { .. })));
-        assert!(journal.fenced().is_some());
-        let progress = journal.progress();
-        assert_eq!(progress.synced, Lsn(3));
-        let late = journal.append(entry(0, payload(4, 10)));
-        assert!(journal.wait_synced(late).await.is_err());
-        assert!(journal.changed(progress).await.is_err());
-        assert_eq!(journal.progress(), progress);
-        assert!(journal.close().await.is_err());
-    });
-    sim.crash_node(NODE);
-    let (report, replayed) = reopen(&sim);
-    assert!(report.corruption.is_none());
-    assert!(replayed.len() >= 3, "what was acknowledged is there");
+    // A small commit is written and synced in one request, a large one is not.
+    for (bytes, is_written) in [(10, false), (20_000, true)] {
+        let sim = new_sim(1);
+        let disk = sim.disk(NODE);
+        let faults = disk.clone();
+        sim.run_on(NODE, async move {
+            let (journal, ..) = open(small_options()).await;
+            append_synced(&journal, 3, 1).await;
+            faults.fail(FaultOn::Sync, "journal", 1);
+            let lsn = journal.append(entry(0, payload(3, bytes)));
+            assert!(matches!(journal.wait_synced(lsn).await, Err(JournalError::Io { .. })));
+            assert!(journal.fenced().is_some());
+            let progress = journal.progress();
+            assert_eq!((progress.synced, progress.written > lsn), (Lsn(3), is_written));
+            let late = journal.append(entry(0, payload(4, 10)));
+            assert!(journal.wait_synced(late).await.is_err());
+            assert!(journal.changed(progress).await.is_err());
+            assert_eq!(journal.progress(), progress);
+            assert!(journal.close().await.is_err());
+        });
+        sim.crash_node(NODE);
+        let (report, replayed) = reopen(&sim);
+        assert!(report.corruption.is_none());
+        assert!(replayed.len() >= 3, "what was acknowledged is there");
+    }
 }
 
 #[test]

@@ -48,9 +48,9 @@ struct InFlight {
 pub enum FaultOn {
     /// `File::read_at`
     Read,
-    /// `File::write_at`
+    /// `File::write_at`, and the write in `File::write_durably`
     Write,
-    /// `File::sync_data`
+    /// `File::sync_data`, and the sync in `File::write_durably`
     Sync,
     /// Creating, renaming, removing and syncing directory entries.
     Directory,

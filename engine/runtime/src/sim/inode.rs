@@ -219,12 +219,27 @@ impl Inode {
             let Some(change) = self.unsynced.pop_front() else {
                 break;
             };
-            if let ChangeKind::Write { first, blocks } = &change.kind {
-                self.lost.extend(*first..*first + blocks.len());
-            }
-            let landing = draw_landing(rng);
-            self.land(&change.kind, landing, rng);
+            self.fail(&change, rng);
         }
+    }
+
+    /// The sync of one write failed, and of no other: see [`Self::fail_sync`].
+    pub(super) fn fail_sync_of_one(&mut self, seq: u64, rng: &mut fastrand::Rng) {
+        let Some(at) = self.unsynced.iter().position(|change| change.seq == seq) else {
+            return;
+        };
+        if let Some(change) = self.unsynced.remove(at) {
+            self.fail(&change, rng);
+        }
+    }
+
+    /// A part of the change lands, and the rest never will.
+    fn fail(&mut self, change: &Change, rng: &mut fastrand::Rng) {
+        if let ChangeKind::Write { first, blocks } = &change.kind {
+            self.lost.extend(*first..*first + blocks.len());
+        }
+        let landing = draw_landing(rng);
+        self.land(&change.kind, landing, rng);
     }
 
     /// Drops the durable copies of blocks that are durable as they are seen.

@@ -132,7 +132,7 @@ impl SimFile {
     }
 
     /// In flight until it is durable: what a crash before that leaves is what a write in flight
-    /// leaves. When the sync in it fails, it was an ordinary write.
+    /// leaves.
     pub(crate) async fn write_durably(&self, buf: AlignedBuf, position: u64) -> io::Result<AlignedBuf> {
         assert!(self.mode == OpenMode::Durable, "the file is open for durable writes");
         let flight = self.departs(&buf, position)?;
@@ -140,9 +140,13 @@ impl SimFile {
         let effect = move |volume: &Volume| {
             let arrived = volume.disk().write_arrives(flight, &this.path)?;
             Some(arrived.and_then(|seq| {
-                volume.disk().check(FaultOn::Sync, &this.path)?;
-                this.file.borrow_mut().sync_one(seq);
-                Ok(())
+                let synced = volume.disk().check(FaultOn::Sync, &this.path);
+                let mut file = this.file.borrow_mut();
+                match &synced {
+                    Ok(()) => file.sync_one(seq),
+                    Err(_) => file.fail_sync_of_one(seq, &mut volume.core.io_rng.borrow_mut()),
+                }
+                synced
             }))
         };
         self.volume.submit(Op::WriteDurably, [self.id(), position], effect).await?;

@@ -9,6 +9,7 @@ mod environment;
 mod print;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -220,6 +221,8 @@ const BLOCK_BYTES: u64 = 4096;
 const MAX_SIZE_NONE: u32 = i32::MAX.unsigned_abs();
 /// A record of the offsets topic can hold no more.
 const OFFSET_METADATA_BYTES_MAX: usize = 32_767;
+/// The kernel's own limits are about these; a number that does not fit its type would be another one.
+const SEND_BUFFER_BYTES: RangeInclusive<usize> = 4096..=1 << 30;
 /// More partitions than this are surely a mistake.
 const DEFAULT_PARTITIONS_MAX: i32 = 10_000;
 
@@ -373,6 +376,13 @@ impl Config {
         let busy_percent = self.compaction.busy_percent;
         ensure!((1..=100).contains(&busy_percent), "compaction.busy_percent must be from 1 to 100");
         ensure!(self.network.max_connections > 0, "network.max_connections must not be 0");
+        let send_buffer_bytes = self.network.send_buffer_bytes;
+        ensure!(
+            send_buffer_bytes == 0 || SEND_BUFFER_BYTES.contains(&send_buffer_bytes),
+            "network.send_buffer_bytes is {send_buffer_bytes}: 0, or from {} to {}",
+            SEND_BUFFER_BYTES.start(),
+            SEND_BUFFER_BYTES.end()
+        );
         Ok(())
     }
 

@@ -119,6 +119,8 @@ fn impossible_values_are_refused() {
         ("cores = \"3-1\"", "3-1"),
         ("cores = \"0,0\"", "twice"),
         ("node_id = -1", "node_id"),
+        ("[network]\nsend_buffer_bytes = 4294967296", "network.send_buffer_bytes"),
+        ("[network]\nsend_buffer_bytes = 1", "network.send_buffer_bytes"),
         ("[topics]\ndefault_partitions = 0", "default_partitions"),
         ("[groups]\nmin_session_timeout_ms = 9\nmax_session_timeout_ms = 8", "groups.min_session_timeout_ms"),
         ("[groups]\noffset_metadata_max_bytes = 40000", "groups.offset_metadata_max_bytes"),
