@@ -1,9 +1,11 @@
-//! The buffer of direct writes: aligned memory that the kernel may read from while we wait.
+//! The buffer of direct writes: aligned memory that the kernel may read from while we wait. And the
+//! memory of large reads.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
+use bytes::Bytes;
 use glommio::io::DmaBuffer;
 
 use crate::fs::BLOCK_BYTES;
@@ -93,5 +95,83 @@ impl DerefMut for AlignedBuf {
 impl fmt::Debug for AlignedBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AlignedBuf({} bytes)", self.inner.len())
+    }
+}
+
+/// As much as is aligned at once.
+#[repr(C, align(4096))]
+struct Page([u8; BLOCK_BYTES]);
+
+const _: () = assert!(size_of::<Page>() == BLOCK_BYTES && align_of::<Page>() == BLOCK_BYTES);
+
+/// Bytes that were read, in memory aligned to blocks: a shard keeps that for its next read once it is
+/// dropped ([`crate::alloc`]). What the allocator behind that gives back to the kernel for large
+/// ones costs more than reading.
+pub(crate) struct ReadBuf {
+    pages: Vec<Page>,
+    len: usize,
+}
+
+impl ReadBuf {
+    /// Room for `capacity` bytes.
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
+        Self { pages: Vec::with_capacity(capacity.div_ceil(BLOCK_BYTES)), len: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// # Panics
+    /// When there is no room for them.
+    pub(crate) fn extend_from_slice(&mut self, bytes: &[u8]) {
+        let room = self.pages.capacity() * BLOCK_BYTES - self.len;
+        assert!(bytes.len() <= room, "{} bytes do not fit in {room}", bytes.len());
+        // SAFETY: the memory is this buffer's, `bytes` fit behind what is in it (see above), and nobody
+        // else has a reference to it.
+        unsafe {
+            let end = self.pages.as_mut_ptr().cast::<u8>().add(self.len);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), end, bytes.len());
+        }
+        self.len += bytes.len();
+    }
+
+    pub(crate) fn freeze(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for ReadBuf {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: that many bytes were written, from the beginning.
+        unsafe { std::slice::from_raw_parts(self.pages.as_ptr().cast(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_is_in_aligned_memory_and_in_order() {
+        let data: Vec<u8> = (0..300_000).map(|i| (i % 251) as u8).collect();
+        let mut buf = ReadBuf::with_capacity(data.len());
+        for part in data.chunks(70_001) {
+            buf.extend_from_slice(part);
+        }
+        assert_eq!(buf.len(), data.len());
+        let bytes = buf.freeze();
+        assert_eq!(bytes, data);
+        assert!(bytes.as_ptr().addr().is_multiple_of(BLOCK_BYTES));
+        assert_eq!(bytes.slice(5_000..9_000), data[5_000..9_000]);
+        assert!(ReadBuf::with_capacity(0).freeze().is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "2 bytes do not fit in 1")]
+    fn more_than_there_is_room_for_is_refused() {
+        let mut buf = ReadBuf::with_capacity(BLOCK_BYTES);
+        buf.extend_from_slice(&[1; BLOCK_BYTES - 1]);
+        buf.extend_from_slice(&[1; 2]);
     }
 }

@@ -6,12 +6,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use glommio::GlommioError;
 use glommio::io::{DmaFile, OpenOptions};
 
 use super::Shard;
 use super::probe::Probe;
+use crate::buf::ReadBuf;
 use crate::fs::{AlignedBuf, BLOCK_BYTES, DirEntry, OpenMode, Space};
 use crate::oneshot::Slot;
 
@@ -100,7 +101,7 @@ impl File {
         let block = BLOCK_BYTES as u64;
         let start = position - position % block;
         let end = position.saturating_add(len as u64).next_multiple_of(block);
-        let mut out = BytesMut::with_capacity(len);
+        let mut out = ReadBuf::with_capacity(len);
         let mut at = start;
         // One turn, unless the kernel reads short before the end of the file.
         while at < end && out.len() < len {
