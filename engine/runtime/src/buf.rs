@@ -104,9 +104,9 @@ struct Page([u8; BLOCK_BYTES]);
 
 const _: () = assert!(size_of::<Page>() == BLOCK_BYTES && align_of::<Page>() == BLOCK_BYTES);
 
-/// Bytes that were read, in memory aligned to blocks: a shard keeps that for its next read once it is
-/// dropped ([`crate::alloc`]). What the allocator behind that gives back to the kernel for large
-/// ones costs more than reading.
+/// Bytes that were read, in memory aligned to blocks: once it is dropped, a shard keeps that for its
+/// next read ([`crate::alloc`]). Other memory of this size goes back to the kernel between two reads,
+/// and faulting it in again costs more than the copy.
 pub(crate) struct ReadBuf {
     pages: Vec<Page>,
     len: usize,

@@ -107,10 +107,7 @@ impl File {
     /// # Panics
     /// When `position_bytes` is not a multiple of [`BLOCK_BYTES`].
     pub async fn write_at(&self, buf: AlignedBuf, position_bytes: u64) -> io::Result<AlignedBuf> {
-        assert!(
-            position_bytes.is_multiple_of(BLOCK_BYTES as u64),
-            "a direct write starts at a block, not at {position_bytes}"
-        );
+        check_position(position_bytes);
         match &self.0 {
             Kind::Real(file) => file.write_at(buf, position_bytes).await,
             Kind::Sim(file) => file.write_at(buf, position_bytes).await,
@@ -127,10 +124,7 @@ impl File {
     /// # Panics
     /// As [`write_at`](Self::write_at), and when the file is not open in [`OpenMode::Durable`].
     pub async fn write_durably(&self, buf: AlignedBuf, position_bytes: u64) -> io::Result<AlignedBuf> {
-        assert!(
-            position_bytes.is_multiple_of(BLOCK_BYTES as u64),
-            "a direct write starts at a block, not at {position_bytes}"
-        );
+        check_position(position_bytes);
         match &self.0 {
             Kind::Real(file) => file.write_durably(buf, position_bytes).await,
             Kind::Sim(file) => file.write_durably(buf, position_bytes).await,
@@ -256,6 +250,13 @@ impl File {
             Kind::Sim(_) => Ok(()),
         }
     }
+}
+
+fn check_position(position_bytes: u64) {
+    assert!(
+        position_bytes.is_multiple_of(BLOCK_BYTES as u64),
+        "a direct write starts at a block, not at {position_bytes}"
+    );
 }
 
 /// The exclusive use of a data directory, see [`lock_data_dir`].
